@@ -1,0 +1,90 @@
+"""Which uplinks carry what now: the frozen value between evidence and kernel state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mlbd.core.facts import Gateway, InterfaceFacts
+from mlbd.core.reach import Gateways
+from mlbd.core.settings import FAMILIES, Family, Policy, Settings
+from mlbd.core.shares import Weights, slots
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What deciding needs to know of an uplink."""
+
+    usable: bool
+    facts: InterfaceFacts | None
+    paths: Gateways
+    """Next hops of IPv4 and IPv6 that facts allow to send through; None: no path."""
+    routes: Gateways
+    """Next hops that the uplink's own tables lead to: like `paths`, but also without carrier."""
+    families: frozenset[Family]
+    """Families in which it has had a gateway since the start."""
+    down_since: float
+    """When it ceased to be usable; -inf if it never was."""
+
+    def path(self, family: Family) -> Gateway | None:
+        return self.paths[0 if family == 4 else 1]
+
+    def route(self, family: Family) -> Gateway | None:
+        return self.routes[0 if family == 4 else 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What one policy does with new connections of one family."""
+
+    weights: Weights = ()
+    """Of the tier in use, all its members; slots are laid out by these."""
+    chosen: frozenset[str] = frozenset()
+    """The members in use."""
+    tier: int | None = None
+    """Index of the tier in use; None: no member is usable."""
+    last_resort: Literal["best", "unreachable", "blackhole", "main"] | None = None
+    """Set exactly when `tier` is None."""
+
+    def slots(self) -> tuple[str, ...]:
+        """Uplink names, or nothing where no uplink is chosen."""
+        return slots(self.weights, self.chosen) if self.chosen else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    views: Mapping[str, View]
+    picks: Mapping[tuple[str, Family], Pick]
+    dead: frozenset[str]
+    """Uplinks whose established TCP connections are reset when they send."""
+    settled: bool
+
+
+MAIN = Pick(last_resort="main")
+
+
+def decide(settings: Settings, views: Mapping[str, View], settled: bool) -> dict[tuple[str, Family], Pick]:
+    """Before start-up has settled, everything is `main`'s."""
+    return {
+        (policy.name, family): pick(policy, family, views) if settled else MAIN
+        for policy in settings.policies
+        for family in FAMILIES
+    }
+
+
+def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
+    """The first tier with a usable member; otherwise the last resort."""
+    for index, tier in enumerate(policy.tiers):
+        usable = frozenset(name for name in tier if views[name].usable and views[name].path(family) is not None)
+        if usable:
+            return Pick(tuple((name, policy.weight(name)) for name in tier), usable, index)
+    if not any(family in views[name].families for name in policy.members):
+        return MAIN  # a family that no member ever had is not ours to refuse
+    if policy.last_resort != "best":
+        return Pick(last_resort=policy.last_resort)
+    with_path = [name for name in policy.members if views[name].path(family) is not None]
+    if not with_path:
+        return MAIN
+    best = max(with_path, key=lambda name: views[name].down_since)  # the first of equals
+    return Pick(((best, 1),), frozenset({best}), None, "best")

@@ -1,0 +1,43 @@
+"""What the kernel says now about the interfaces that uplinks use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlbd.core.settings import Family
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A next hop that somebody else's default route names. `address` None: the device is enough (point-to-point)."""
+
+    address: str | None
+    onlink: bool = False
+    """The route carries RTNH_F_ONLINK: the gateway is reached without a connected prefix that covers it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceFacts:
+    """One interface that exists. An interface that does not exist has no facts."""
+
+    name: str
+    index: int
+    up: bool
+    """Administratively up (IFF_UP)."""
+    carrier: bool
+    point_to_point: bool = False
+    addresses: tuple[str, ...] = ()
+    """Usable addresses with prefix length, canonical and sorted, `192.0.2.2/24`, `2001:db8::2/64`: of IPv4 all but
+    scope host, of IPv6 global scope only, and neither tentative nor failed (dadfailed) nor deprecated ones."""
+    peer: str | None = None
+    """The far end's IPv4 address on a point-to-point interface (IFA_ADDRESS where it differs from IFA_LOCAL)."""
+    gateway4: Gateway | None = None
+    """From the default route with the lowest metric on this interface, in `main`, that is not ours and not expired."""
+    gateway6: Gateway | None = None
+
+    def gateway(self, family: Family) -> Gateway | None:
+        return self.gateway4 if family == 4 else self.gateway6
+
+    def addresses_of(self, family: Family) -> tuple[str, ...]:
+        """Addresses with prefix length of one family."""
+        return tuple(a for a in self.addresses if (":" in a) == (family == 6))

@@ -1,0 +1,54 @@
+"""The seam between the loop and the kernel. `mlbd.kernel.LinuxKernel` and the tests' memory kernel implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mlbd.core.facts import InterfaceFacts
+from mlbd.core.plan import Change
+from mlbd.core.state import KernelState
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One full look."""
+
+    state: KernelState
+    """Everything owned, in whatever condition, and the sysctls of the interfaces asked for that exist."""
+    facts: Mapping[str, InterfaceFacts] = field(default_factory=dict)
+    """Of the interfaces asked for, those that exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyError:
+    """A change that did not happen, and the kernel's reason as one sentence."""
+
+    change: Change
+    reason: str
+
+
+class KernelUnavailableError(Exception):
+    """The kernel cannot be observed at all; the message says why and what to do. Not retried at start-up."""
+
+
+class Kernel(Protocol):
+    async def observe(self, interfaces: Collection[str]) -> Observation:
+        """Look at everything. Changes nothing. Raises OSError when the kernel's answer did not come whole."""
+        ...
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
+        """Make the changes in the given order; consecutive changes of nftables objects are one transaction.
+
+        One change that fails does not stop those after it, but a transaction fails as a whole. Deleting what is
+        already gone, and adding what is already there as wanted, is success. Never raises for a refused change.
+        """
+        ...
+
+    async def cut(self, mark: int, mask: int) -> None:
+        """Delete the conntrack entries, of both families, for which `ct mark & mask == mark`. Raises OSError.
+
+        It is one message that the kernel works through; the event loop is not blocked meanwhile.
+        """
+        ...

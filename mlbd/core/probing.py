@@ -1,0 +1,55 @@
+"""What the core asks of the prober, and what the prober answers.
+
+The core decides when to probe, so a simulation with a virtual clock sees the same behaviour as a router. The prober
+sends an `Order` at once, and reports exactly one `Reply` or `Failure` for it if anything is heard at all; silence is
+not reported, the core knows when a reply was due. A reply may be reported arbitrarily late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+FailureKind = Literal["firewall", "no-route", "no-device", "no-address", "no-buffer", "unreachable", "other"]
+"""firewall: EPERM, a rule of this router refused the packet. no-route: ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL when
+sending. no-device: ENODEV, ENXIO, ENETDOWN. no-address: EADDRNOTAVAIL, or nothing to send from or to. no-buffer:
+ENOBUFS, EAGAIN, ENOMEM. unreachable: an ICMP error came back for this very probe. other: said in the text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Send one probe now."""
+
+    uplink: str
+    target: int
+    """Index into the uplink's targets."""
+    round: int
+    """Ever increasing per uplink. One round asks every target once."""
+    interface: str
+    interface_index: int
+    address: str
+    """Where to; a link-local IPv6 address is meant on `interface`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    uplink: str
+    target: int
+    round: int
+    rtt: float
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The probe could not be sent, or an ICMP error came back for it."""
+
+    uplink: str
+    target: int
+    round: int
+    kind: FailureKind
+    text: str
+    """For a person: `EPERM: a firewall on this router refused the packet`, `network unreachable, says 10.1.0.1`."""
+
+
+Outcome = Reply | Failure

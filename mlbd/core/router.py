@@ -1,0 +1,232 @@
+"""The one mutable owner: all uplinks, and what is still to be done because of what happened to them.
+
+The shell calls it with what it learned and the time, gets transitions back, asks it which probes to send, and sleeps
+until `deadline()`. `decide()` is the input of `mlbd.core.desired`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from math import inf
+
+from mlbd.core.decision import Decision, Pick, View, decide
+from mlbd.core.facts import InterfaceFacts
+from mlbd.core.layout import Identities, assign
+from mlbd.core.probing import Order, Outcome
+from mlbd.core.settings import FAMILIES, Family, Settings
+from mlbd.core.shares import shares
+from mlbd.core.status import MemberStatus, PolicyStatus, Transition, UplinkStatus
+from mlbd.core.uplink import UplinkState
+
+
+class Router:
+    def __init__(self, settings: Settings, adopted: Identities, now: float) -> None:
+        self.settings = settings
+        self.identities = assign(settings, adopted)
+        self.settled = False
+        self._grace_end = now + settings.daemon.grace
+        self._uplinks = {u.name: UplinkState(u, self.identities.uplinks[u.name], now) for u in settings.uplinks}
+        self._by_interface = {u.settings.interface: u for u in self._uplinks.values()}
+        self._uncut: set[str] = set()
+        self._orphans = _vanished(adopted, self.identities)
+        self._picks: dict[tuple[str, Family], Pick] = {}
+
+    # What the outside tells.
+
+    def load(self, settings: Settings, now: float) -> list[Transition]:
+        """New settings. An uplink that keeps its name keeps its id, facts, windows and verdict."""
+        before = self.identities
+        self.identities = assign(settings, before)
+        self._orphans |= _vanished(before, self.identities)
+        out: list[Transition] = []
+        uplinks = {}
+        for uplink in settings.uplinks:
+            code = self.identities.uplinks[uplink.name]
+            state = self._uplinks.get(uplink.name)
+            if state is None:
+                state = UplinkState(uplink, code, now)
+            else:
+                state.id = code
+                if state.settings != uplink:
+                    out += state.configure(uplink, now)
+            uplinks[uplink.name] = state
+        self.settings = settings
+        self._uplinks = uplinks
+        self._by_interface = {u.settings.interface: u for u in uplinks.values()}
+        self._uncut &= set(uplinks)
+        self._picks = {}
+        return self._noted(out)
+
+    def see(self, facts: Mapping[str, InterfaceFacts], now: float) -> list[Transition]:
+        """A full look."""
+        return self._noted(t for u in self._uplinks.values() for t in u.see(facts.get(u.settings.interface), now))
+
+    def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
+        """The kernel said something about one interface."""
+        uplink = self._by_interface.get(name)
+        return self._noted(uplink.see_link(index, up, carrier, now)) if uplink is not None else []
+
+    def hear(self, outcome: Outcome, now: float) -> list[Transition]:
+        uplink = self._uplinks.get(outcome.uplink)
+        if uplink is None:
+            return []
+        out = uplink.hear(outcome, now)
+        return self._noted(out) if out else out
+
+    def advance(self, now: float) -> list[Transition]:
+        out: list[Transition] = []
+        for uplink in self._uplinks.values():
+            if uplink.deadline <= now:
+                out += uplink.advance(now)
+        return self._noted(out)
+
+    def orders(self, now: float) -> tuple[list[Order], list[Transition]]:
+        """The probes to send now; they count as sent."""
+        orders: list[Order] = []
+        out: list[Transition] = []
+        for uplink in self._uplinks.values():
+            if uplink.deadline <= now:
+                more, transitions = uplink.orders(now)
+                orders += more
+                out += transitions
+        return orders, self._noted(out)
+
+    # What the outside asks.
+
+    def interfaces(self) -> Collection[str]:
+        return list(self._by_interface)
+
+    def watched(self) -> Mapping[str, InterfaceFacts]:
+        """What is believed of the interfaces that exist."""
+        return {name: u.facts for name, u in self._by_interface.items() if u.facts is not None}
+
+    def deadline(self) -> float:
+        """When `advance` or `orders` will have something to do although nothing happens."""
+        return min((u.deadline for u in self._uplinks.values()), default=inf)
+
+    def reconsider(self, now: float) -> float:
+        """When `decide` will say something else although nothing happens; inf: not before something does."""
+        times = [] if self.settled else [self._grace_end]
+        if self.settings.conntrack.tcp == "reset":
+            after = self.settings.conntrack.tcp_reset_after
+            times += [u.down_since + after for u in self._uplinks.values() if not u.usable]
+        return min((t for t in times if t > now), default=inf)
+
+    def decide(self, now: float) -> Decision:
+        """What should be, given what is known; also latches the end of start-up."""
+        if not self.settled:
+            self.settled = now >= self._grace_end or all(u.settled for u in self._uplinks.values())
+        views = {name: u.view() for name, u in self._uplinks.items()}
+        picks = decide(self.settings, views, self.settled)
+        if self.settled:
+            self._note_picks(picks)
+        return Decision(views, picks, self._dead(now), self.settled)
+
+    def to_cut(self) -> frozenset[int]:
+        """Codes of the uplinks whose connections are to be cut loose now: there is somewhere else for them to go."""
+        if not self.settled:
+            return frozenset()
+        codes = {self._uplinks[name].id for name in self._uncut if self._alternative(name)}
+        if any(u.usable for u in self._uplinks.values()):
+            codes |= self._orphans
+        return frozenset(codes)
+
+    def cut(self, code: int) -> str:
+        """That was done; returns the uplink's name, or "" for one that is not configured any more."""
+        self._orphans -= {code}
+        for name, uplink in self._uplinks.items():
+            if uplink.id == code:
+                self._uncut -= {name}
+                return name
+        return ""
+
+    def uplink_status(self, now: float, offset: float) -> tuple[UplinkStatus, ...]:
+        """`offset` turns monotonic into Unix time."""
+        return tuple(u.status(now, offset) for u in self._uplinks.values())
+
+    def policy_status(self) -> tuple[PolicyStatus, ...]:
+        """Shares are those of the family that more of the members serve, IPv4 if equal."""
+        out = []
+        for policy in self.settings.policies:
+            picks = [self._picks.get((policy.name, family), Pick()) for family in FAMILIES]
+            chosen = max(picks, key=lambda p: len(p.chosen))
+            ratio = shares(chosen.slots())
+            resort = chosen.last_resort
+            members = tuple(
+                MemberStatus(uplink=name, tier=tier, share=ratio.get(name, 0.0))
+                for tier, names in enumerate(policy.tiers)
+                for name in names
+            )
+            text = f"best: {next(iter(chosen.chosen))}" if resort == "best" else resort
+            out.append(PolicyStatus(name=policy.name, method=policy.method, members=members, last_resort=text))
+        return tuple(out)
+
+    # Inside.
+
+    def _noted(self, transitions: Iterable[Transition]) -> list[Transition]:
+        """Completes transitions with what is left, and remembers whose connections are stranded."""
+        out = []
+        for t in transitions:
+            (self._uncut.discard if t.event == "uplink_up" else self._uncut.add)(t.uplink)
+            usable = tuple(name for name, u in self._uplinks.items() if u.usable)
+            out.append(replace(t, usable=usable))
+        return out
+
+    def _alternative(self, name: str) -> bool:
+        return any(
+            self._uplinks[other].usable
+            for policy in self.settings.policies
+            if name in policy.members
+            for other in policy.members
+            if other != name
+        )
+
+    def _dead(self, now: float) -> frozenset[str]:
+        conntrack = self.settings.conntrack
+        if conntrack.tcp != "reset" or not self.settled:
+            return frozenset()
+        return frozenset(
+            name
+            for name, u in self._uplinks.items()
+            if not u.usable and now >= u.down_since + conntrack.tcp_reset_after and self._alternative(name)
+        ) - {name for pick in self._picks.values() for name in pick.chosen}
+
+    def _note_picks(self, picks: Mapping[tuple[str, Family], Pick]) -> None:
+        in_use = frozenset(name for p in picks.values() for name in p.chosen)
+        for key, now in picks.items():
+            before = self._picks.get(key)
+            if before is None:
+                continue
+            if before.last_resort == "best":  # connections were sent into an uplink that may well be dead
+                self._uncut |= {name for name in before.chosen - now.chosen if not self._uplinks[name].usable}
+            improved = before.tier is not None and now.tier is not None and now.tier < before.tier
+            if improved and self.settings.conntrack.on_recover == "flush":
+                self._uncut |= before.chosen - in_use
+        self._picks = dict(picks)
+
+
+def _vanished(before: Identities, now: Identities) -> set[int]:
+    """Codes that connections may still carry although their uplink has them no more."""
+    return {code for name, code in before.uplinks.items() if now.uplinks.get(name) != code}
+
+
+def preview(
+    settings: Settings,
+    identities: Identities,
+    facts: Mapping[str, InterfaceFacts],
+    known: Mapping[str, View],
+    dead: frozenset[str] = frozenset(),
+) -> Decision:
+    """What would be decided for settings that need not be in force.
+
+    Uplinks that are known are as usable as they are, if facts allow; of the others it is assumed.
+    """
+    views = {}
+    for uplink in settings.uplinks:
+        state = UplinkState(uplink, identities.uplinks[uplink.name], 0.0)
+        state.see(facts.get(uplink.interface), 0.0)
+        view, before = state.view(), known.get(uplink.name)
+        usable = view.paths != (None, None) and (before is None or before.usable)
+        views[uplink.name] = replace(view, usable=usable, down_since=-inf if before is None else before.down_since)
+    return Decision(views, decide(settings, views, settled=True), dead & views.keys(), settled=True)

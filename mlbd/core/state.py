@@ -1,0 +1,207 @@
+"""Kernel objects as frozen values: the one vocabulary of desired and observed state.
+
+A `KernelState` is a mapping from key to object. An object's key says which object it is, the rest what it is like;
+two objects are equal if the kernel would behave the same. Reading normalises what the kernel fills in by itself, so
+that `observe(apply(x)) == x` holds for every class here (`tests/kernel/contract.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mlbd.core.settings import Family
+
+Key = tuple[str | int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    device: str
+    gateway: str | None = None
+    weight: int = 1
+    """1..256, of a multipath route; 1 where there is a single hop."""
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route in one of our tables. More than one hop: multipath, in the given order."""
+
+    family: Family
+    table: int
+    metric: int
+    kind: Literal["unicast", "unreachable", "blackhole"] = "unicast"
+    hops: tuple[Hop, ...] = ()
+    destination: str = "default"
+    foreign: bool = False
+    """It lies in our tables but does not carry our protocol number. Never desired."""
+
+    @property
+    def key(self) -> Key:
+        return ("route", self.family, self.table, self.destination, self.metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A routing rule that carries our protocol number. The kernel cannot replace rules, so all of it is its key."""
+
+    family: Family
+    priority: int
+    action: Literal["lookup", "goto", "nop"] = "lookup"
+    table: int | None = None
+    target: int | None = None
+    """Priority that `goto` goes to."""
+    mark: int | None = None
+    mask: int | None = None
+    source: str | None = None
+    """Prefix with length, `192.0.2.2/32`."""
+    oif: str | None = None
+    iif: str | None = None
+    suppress_prefixlen: int | None = None
+    other: str = ""
+    """Attributes that we never set, as text: such a rule is not what we desire."""
+
+    @property
+    def key(self) -> Key:
+        return (
+            "rule", self.family, self.priority, self.action, self.table, self.target, self.mark, self.mask,
+            self.source, self.oif, self.iif, self.suppress_prefixlen, self.other,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One nftables rule. nft lists rules normalised, so a rule is recognised by the digest in its comment."""
+
+    digest: str
+    """First 12 hexadecimal digits of the SHA-256 of the text; "" for a rule that is not ours."""
+    text: str = field(default="", compare=False)
+
+    @classmethod
+    def of(cls, text: str) -> Statement:
+        return cls(hashlib.sha256(text.encode()).hexdigest()[:12], text)
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a base chain is attached. All have policy accept."""
+
+    type: Literal["filter", "route", "nat"]
+    hook: Literal["prerouting", "input", "forward", "output", "postrouting"]
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    name: str
+    hook: Hook | None = None
+    statements: tuple[Statement, ...] = ()
+
+    @property
+    def key(self) -> Key:
+        return ("chain", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMap:
+    """A verdict map over slot numbers: slot i goes to `slots[i]`, a chain. "" is a slot without an element."""
+
+    name: str
+    slots: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        return ("map", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkSet:
+    """A set of packet mark values."""
+
+    name: str
+    marks: frozenset[int] = frozenset()
+
+    @property
+    def key(self) -> Key:
+        return ("set", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    name: str
+
+    @property
+    def key(self) -> Key:
+        return ("counter", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A conntrack helper object."""
+
+    name: str
+    protocol: Literal["tcp", "udp"]
+
+    @property
+    def key(self) -> Key:
+        return ("helper", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The sysctls of an interface as they were before us, kept in the kernel beside what they belong to."""
+
+    interface: str
+    values: tuple[tuple[str, str], ...]
+    """Sorted pairs of a short name (`src_valid_mark`) and its value."""
+
+    @property
+    def key(self) -> Key:
+        return ("saved", self.interface)
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """`net.ipv4.conf.<interface>.<name>`. It exists as long as the interface does."""
+
+    interface: str
+    name: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        return ("sysctl", self.interface, self.name)
+
+
+Nft = Chain | SlotMap | MarkSet | Counter | Helper | Saved
+"""What lives in the table `inet mlbd`; the table exists exactly as long as one of these does."""
+Object = Route | Rule | Nft | Sysctl
+
+
+class KernelState(Mapping[Key, Object]):
+    """An immutable set of objects, by key."""
+
+    __slots__ = ("_objects",)
+
+    def __init__(self, objects: Iterable[Object] = ()) -> None:
+        self._objects: dict[Key, Object] = {o.key: o for o in objects}
+
+    def __getitem__(self, key: Key) -> Object:
+        return self._objects[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KernelState) and self._objects == other._objects
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"KernelState({list(self._objects.values())!r})"

@@ -1,0 +1,110 @@
+"""What is known at one moment, for `mlbd status`, the metrics and the service manager. Base units throughout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlbd.core.machine import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStatus:
+    target: str
+    """As written in the configuration."""
+    address: str | None
+    loss: float | None
+    """Ratio of lost probes in the window; None before the first probe was due."""
+    rtt: float | None
+    """Mean round trip in the window, seconds."""
+    jitter: float | None
+    """Mean difference of consecutive round trips in the window, seconds."""
+    evidence: str
+    """Newest last: `.` answered, `!` lost, `x` could not be sent, `?` not due yet."""
+    reason: str
+    """Why the last probe failed; "" if it did not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UplinkStatus:
+    name: str
+    interface: str
+    id: int
+    usable: bool
+    degraded: bool
+    drained: bool
+    verdict: Verdict
+    reason: str
+    since: float
+    """Unix time of the last change of `usable`, or of the start."""
+    carrier: bool | None
+    """None: the interface does not exist."""
+    gateway: str | None
+    gateway6: str | None
+    loss: float | None
+    """Of the targets together; see `TargetStatus`."""
+    rtt: float | None
+    jitter: float | None
+    hold: float
+    transitions: int
+    last_transition: float | None
+    """Unix time."""
+    targets: tuple[TargetStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus:
+    uplink: str
+    tier: int
+    """0 is the first."""
+    share: float
+    """Ratio of new connections of the family that more members serve; the members of a policy sum up to 1 or 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStatus:
+    name: str
+    method: str
+    members: tuple[MemberStatus, ...]
+    last_resort: str | None
+    """What the policy fell back to because no member is usable: `best: cable`, `unreachable`, ...; None normally."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleStatus:
+    at: float
+    """Unix time."""
+    result: Literal["unchanged", "changed", "failed"]
+    duration: float
+    changes: int
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    version: str
+    pid: int
+    config: str
+    started: float
+    settled: bool
+    """False while start-up still waits for first verdicts; until then nothing in the kernel is switched."""
+    uplinks: tuple[UplinkStatus, ...]
+    policies: tuple[PolicyStatus, ...]
+    bundles: tuple[()] = ()
+    last_cycle: CycleStatus | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """Usable changed, or a first verdict was reached. `at` is monotonic seconds, like every time in the core."""
+
+    event: Literal["uplink_up", "uplink_down"]
+    uplink: str
+    at: float
+    was: Verdict
+    now: Verdict
+    reason: str
+    evidence: str
+    usable: tuple[str, ...]
+    """The uplinks that are left."""
