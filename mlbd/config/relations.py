@@ -1,0 +1,117 @@
+"""What shows only when several keys are seen together, and the settings that come out when nothing is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from mlbd.config.check import Checked
+from mlbd.config.policies import IMPLICIT, check_policies, policies
+from mlbd.config.problems import Findings, Path, shown
+from mlbd.config.values import seconds_text
+from mlbd.core.settings import MAX_UPLINK_ID, Conntrack, Daemon, Probe, Settings, Target, Uplink
+
+Tables = Mapping[str, tuple[Checked, ...]]
+
+
+def relate(tables: Tables, findings: Findings) -> None:
+    """Check keys against each other, tables against tables."""
+    uplinks = tables["uplink"]
+    if not uplinks and all(problem.key != "uplink" for problem in findings.errors):
+        findings.error(("uplink",), "nothing", "at least one [[uplink]] table")
+    if len(uplinks) > MAX_UPLINK_ID:
+        findings.error(uplinks[MAX_UPLINK_ID].path, f"{len(uplinks)} uplinks", f"at most {MAX_UPLINK_ID}")
+    _each_its_own(uplinks, "interface", "another interface", findings,
+                  "replies could not be told apart by interface; one uplink per interface in this version")  # fmt: skip
+    _each_its_own(uplinks, "id", "another number", findings, "ids tell the uplinks' marks and tables apart")
+    _names(uplinks, tables["policy"], findings)
+    (general,) = tables["probe"]
+    for probe in [general.under(uplink.inner["probe"]) for uplink in uplinks] or [general]:
+        _probe(probe, findings)
+    for uplink in uplinks:
+        _gateway_target(uplink, general.under(uplink.inner["probe"]), findings)
+    check_policies(tables["policy"], uplinks, findings)
+
+
+def settings(tables: Tables) -> Settings:
+    """The settings that the tables mean; nothing may be wrong with them."""
+    (general,), (conntrack,), (daemon,) = tables["probe"], tables["conntrack"], tables["daemon"]
+    uplinks = tuple(
+        Uplink(**table.settings(), probe=Probe(**general.under(table.inner["probe"]).settings()))
+        for table in tables["uplink"]
+    )
+    return Settings(
+        uplinks=uplinks,
+        policies=policies(tables["policy"], uplinks),
+        conntrack=Conntrack(**conntrack.settings()),
+        daemon=Daemon(**daemon.settings()),
+    )
+
+
+def _each_its_own(uplinks: Sequence[Checked], key: str, expected: str, findings: Findings, reason: str) -> None:
+    first: dict[object, Checked] = {}
+    for uplink in uplinks:
+        if not uplink.sound(key) or uplink[key] is None:
+            continue
+        earlier = first.setdefault(uplink[key], uplink)
+        if earlier is not uplink:
+            has = f"line {findings.line(earlier.at(key))} has it"
+            findings.error(uplink.at(key), shown(uplink[key]), expected, f"{has}; {reason}")
+
+
+def _names(uplinks: Sequence[Checked], policy_tables: Sequence[Checked], findings: Findings) -> None:
+    """Rules name uplinks, policies and `main` alike, so each name means one thing."""
+    taken = {"main": 'it stands for "not ours to route"'}
+    if not policy_tables:
+        taken[IMPLICIT] = "without a [[policy]] table this is the name of the policy there is"
+    for table in chain(uplinks, policy_tables):
+        if not table.sound("name"):
+            continue
+        name, path = table["name"], table.at("name")
+        if name in taken:
+            findings.error(path, shown(name), "a name that no other uplink or policy has", taken[name])
+        else:
+            taken[name] = f"the {table.table.name} on line {findings.line(path)} has it"
+
+
+def _probe(probe: Checked, findings: Findings) -> None:
+    """Relations within a probe; what is wrong stands where the nearer of the two keys is written down."""
+    if probe.sound("targets") and not probe["targets"]:
+        findings.error(probe.at("targets"), "an empty array", "at least one target")
+    elif probe.sound("targets", "quorum") and probe["quorum"] > len(probe["targets"]):
+        targets = len(probe["targets"])
+        _blame(
+            probe, "quorum", "targets", findings,
+            f"a quorum of {probe['quorum']} of {targets} target{'' if targets == 1 else 's'}",
+            "at least as many targets as must answer",
+        )  # fmt: skip
+    _at_most(probe, "suspect_interval", 1, "interval", findings, "a suspected uplink is probed more often, not less")
+    _at_most(probe, "hold", 1, "hold_max", findings, "hold_max bounds what hold grows to")
+    _at_most(probe, "interval", 2, "window", findings, "the window must hold at least two rounds")
+
+
+def _at_most(probe: Checked, small: str, times: int, large: str, findings: Findings, reason: str) -> None:
+    if probe.sound(small, large) and times * probe[small] > probe[large]:
+        found = f"{small} {seconds_text(probe[small])} and {large} {seconds_text(probe[large])}"
+        expected = f"{large} to be at least {'twice ' if times == 2 else ''}{small}"
+        _blame(probe, small, large, findings, found, expected, reason)
+
+
+def _blame(
+    probe: Checked, one: str, other: str, findings: Findings, found: str, expected: str, reason: str = ""
+) -> None:
+    written = [key for key in (one, other) if key in probe.where] or [one]
+    nearest_key = max(written, key=lambda key: len(probe.at(key)))  # [uplink.probe] is deeper than [probe]
+    findings.error(probe.at(nearest_key), found, expected, reason)
+
+
+def _gateway_target(uplink: Checked, probe: Checked, findings: Findings) -> None:
+    if not uplink.sound("gateway", "gateway6") or not probe.sound("targets"):
+        return
+    only_peer = uplink["gateway"].source == "none" and uplink["gateway6"].source != "fixed"
+    if only_peer and Target("gateway") in probe["targets"]:
+        path: Path = uplink.at("gateway")
+        findings.warn(
+            path, 'with gateway = "none", the target "gateway" is the far end of the link, which may not answer; '
+            "an address behind it is safer"
+        )  # fmt: skip
