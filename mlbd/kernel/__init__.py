@@ -1,0 +1,114 @@
+"""The kernel as `mlbd.core.ports.Kernel` describes it, of the network namespace that the process is in.
+
+    LinuxKernel          looks and changes; what the loop uses
+      rtnetlink          routes, rules, links, addresses       netlink, routes, rules, links: its codec
+      nftables           the table inet mlbd                   libnftables, nftext, elements: its library and codecs
+      sysctl             three settings of an interface
+      conntrack          cuts connections loose
+    Watch                says that something happened
+    CarrierReader        reads carriers now
+
+Everything but `cut` is done on the thread of the event loop: the kernel answers within the system call, so a thread
+would add its own latency to a failover and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import Self, get_args
+
+from mlbd.core.plan import Change
+from mlbd.core.ports import ApplyError, KernelUnavailableError, Observation
+from mlbd.core.state import KernelState, Nft, Object, Sysctl
+from mlbd.kernel import conntrack, sysctl
+from mlbd.kernel.carrier import CarrierReader
+from mlbd.kernel.libnftables import NftError
+from mlbd.kernel.nftables import NfTables
+from mlbd.kernel.rtnetlink import RtNetlink
+from mlbd.kernel.watch import Watch
+
+__all__ = ["CarrierReader", "LinuxKernel", "Watch"]
+
+_REFUSALS = (OSError, LookupError, ValueError, NftError)
+
+
+class LinuxKernel:
+    """Implements `Kernel`. Close it, or use it in an `async with` statement.
+
+    Raises KernelUnavailableError when made where the kernel can't be used: no privileges, no libnftables, no nf_tables.
+    """
+
+    def __init__(self, protocol: int, table_base: int) -> None:
+        self._nftables = NfTables()
+        try:
+            self._nftables.look()
+            self._routing = RtNetlink(protocol, table_base)
+        except (NftError, OSError) as error:
+            self._nftables.close()
+            raise KernelUnavailableError(_unavailable(str(error))) from None
+
+    @property
+    def port(self) -> int:
+        """The netlink port id that notifications of our own changes carry; `Watch` wants to know."""
+        return self._routing.port
+
+    async def observe(self, interfaces: Collection[str]) -> Observation:
+        """See `Kernel.observe`."""
+        routing, facts = self._routing.look(interfaces)
+        try:
+            table = self._nftables.look()
+        except (NftError, ValueError) as error:
+            raise OSError(f"the nftables table can't be read: {error}") from error
+        return Observation(KernelState([*sysctl.observe(facts), *routing, *table]), facts)
+
+    async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
+        """See `Kernel.apply`."""
+        errors: list[ApplyError] = []
+        for is_nft, group in groupby(changes, key=lambda change: isinstance(change.object, get_args(Nft))):
+            together = list(group)
+            for batch in [together] if is_nft else [[change] for change in together]:
+                try:
+                    self._change(batch, is_nft)
+                except _REFUSALS as error:
+                    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+                    errors += [ApplyError(change, reason) for change in batch]
+        return errors
+
+    async def cut(self, mark: int, mask: int) -> None:
+        """See `Kernel.cut`. ValueError for a mark or mask of 0."""
+        await conntrack.cut(mark, mask)
+
+    def counters(self) -> dict[str, int]:
+        """Packets by the name of each nftables counter. Raises OSError."""
+        try:
+            return self._nftables.counters()
+        except (NftError, ValueError) as error:
+            raise OSError(f"the nftables counters can't be read: {error}") from error
+
+    def close(self) -> None:
+        self._routing.close()
+        self._nftables.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def _change(self, batch: Sequence[Change], is_nft: bool) -> None:
+        (first, *_) = batch
+        obj: Object = first.object
+        if is_nft:
+            self._nftables.change(batch)
+        elif isinstance(obj, Sysctl):
+            if first.new is not None:  # it goes with its interface, it can't be deleted
+                sysctl.write(obj)
+        else:
+            self._routing.change(first)
+
+
+def _unavailable(reason: str) -> str:
+    if "not permitted" in reason:
+        return "this process may not change the network: run mlbd as root, or with the capability CAP_NET_ADMIN"
+    return f"nf_tables can't be used ({reason}): mlbd needs Linux with CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET"

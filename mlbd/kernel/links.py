@@ -1,0 +1,111 @@
+"""Reading interfaces: links, addresses and others' default routes become `InterfaceFacts`.
+
+`watch` reads link notifications by the same function as a look does.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from mlbd.core.facts import Gateway, InterfaceFacts
+from mlbd.core.settings import Family
+from mlbd.kernel.netlink import HEADER, address, attributes, number, text
+from mlbd.kernel.routes import DefaultHop
+
+NEW, DELETE, GET = 16, 17, 18
+"""RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK."""
+GET_ADDRESS = 22
+_IFINFOMSG = struct.Struct("=BxHiII")
+"""struct ifinfomsg: family, type, index, flags, change."""
+_IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_CARRIER = 3, 29, 33
+_SKIP_STATISTICS = 1 << 3
+_IFF_UP, _IFF_POINTOPOINT, _IFF_LOWER_UP = 0x1, 0x10, 0x10000
+_SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254
+_IFADDRMSG = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: family, prefix length, flags, scope, device index."""
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_UNUSABLE = 0x08 | 0x20 | 0x40
+"""IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE."""
+
+DUMP_REQUEST = _IFINFOMSG.pack(0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _IFLA_EXT_MASK, _SKIP_STATISTICS)
+ADDRESS_DUMP_REQUEST = _IFADDRMSG.pack(0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    name: str
+    index: int
+    up: bool
+    carrier: bool
+    """False while it is administratively down, whatever the driver says."""
+    point_to_point: bool
+
+
+def read_link(message: bytes) -> Link | None:
+    """An RTM_NEWLINK message, header included; None if it is a bridge's or another family's view of a link."""
+    family, _, index, flags, _ = _IFINFOMSG.unpack_from(message, HEADER.size)
+    if family:
+        return None
+    found = attributes(message, HEADER.size + _IFINFOMSG.size)
+    up = bool(flags & _IFF_UP)
+    carrier = bool(number(found[_IFLA_CARRIER])) if _IFLA_CARRIER in found else bool(flags & _IFF_LOWER_UP)
+    return Link(text(found.get(_IFLA_IFNAME, b"")), index, up, up and carrier, bool(flags & _IFF_POINTOPOINT))
+
+
+def read_facts(
+    links: Iterable[Link], addresses: Iterable[bytes], defaults: Iterable[DefaultHop], interfaces: Collection[str]
+) -> dict[str, InterfaceFacts]:
+    """The facts of those of `interfaces` that exist, from whole dumps."""
+    wanted = {link.index: link for link in links if link.name in interfaces}
+    usable: dict[int, list[str]] = {index: [] for index in wanted}
+    peers: dict[int, str] = {}
+    for message in addresses:
+        family, length, flags, scope, index = _IFADDRMSG.unpack_from(message, HEADER.size)
+        link = wanted.get(index)
+        if link is None:
+            continue
+        found = attributes(message, HEADER.size + _IFADDRMSG.size)
+        far = found[_IFA_ADDRESS]
+        near = found.get(_IFA_LOCAL, far)
+        if family == socket.AF_INET6:
+            if scope != _SCOPE_UNIVERSE or number(found.get(_IFA_FLAGS, bytes([flags]))) & _UNUSABLE:
+                continue
+        elif scope == _SCOPE_HOST:
+            continue
+        elif link.point_to_point and far != near:
+            peers.setdefault(index, address(far))
+        usable[index].append(f"{address(near)}/{length}")
+    gateways = _gateways(defaults, wanted.values())
+    return {
+        link.name: InterfaceFacts(
+            name=link.name,
+            index=link.index,
+            up=link.up,
+            carrier=link.carrier,
+            point_to_point=link.point_to_point,
+            addresses=tuple(sorted(usable[link.index])),
+            peer=peers.get(link.index),
+            gateway4=gateways.get((link.name, 4)),
+            gateway6=gateways.get((link.name, 6)),
+        )
+        for link in wanted.values()
+    }
+
+
+def _gateways(defaults: Iterable[DefaultHop], links: Iterable[Link]) -> dict[tuple[str, Family], Gateway]:
+    """The gateway by device and family: of the lowest metric, of those the first that the kernel lists.
+
+    A hop that is dead although its link works leads nowhere; one whose link is down will be as good as before.
+    """
+    working = {link.name for link in links if link.carrier}
+    best: dict[tuple[str, Family], tuple[int, Gateway]] = {}
+    for default in defaults:
+        key = (default.hop.device, default.family)
+        if default.dead and default.hop.device in working:
+            continue
+        if key not in best or default.metric < best[key][0]:
+            best[key] = (default.metric, Gateway(default.hop.gateway, default.hop.onlink))
+    return {key: gateway for key, (_, gateway) in best.items()}

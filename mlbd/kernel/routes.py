@@ -1,0 +1,221 @@
+"""Codec: `Route` <-> rtnetlink route message (struct rtmsg and its attributes, rtnetlink(7)).
+
+What the kernel adds by itself is taken away on reading:
+
+- IPv6 has no metric 0, the kernel makes it 1024; so 1024 is read as 0, and only 0 is ever written.
+- IPv6 unreachable and blackhole routes claim to leave by `lo`.
+- A multipath route of one hop is an ordinary route; its weight has no meaning and is 1.
+- An IPv4 route without any gateway has scope link, as ip(8) does it; the scope follows from the hops and is not kept.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from mlbd.core.settings import Family
+from mlbd.core.state import Hop, Key, Route
+from mlbd.kernel.netlink import HEADER, RouteMessage, address, attributes, body, number
+
+NEW, DELETE, GET = 24, 25, 26
+"""RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE."""
+MAIN, LOCAL = 254, 255
+_FAMILIES: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_KINDS: dict[int, Literal["unicast", "unreachable", "blackhole"]] = {1: "unicast", 6: "blackhole", 7: "unreachable"}
+_NUMBERS = {kind: number for number, kind in _KINDS.items()}
+_SCOPE_LINK, _SCOPE_NOWHERE = 253, 255
+_DEAD, _ONLINK = 1, 4
+_CLONED = 0x200
+_IP6_DEFAULT_METRIC = 1024
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
+_RTA_CACHEINFO, _RTA_TABLE, _RTA_VIA, _RTA_PREF = 12, 15, 18, 20
+_OURS = {
+    _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_CACHEINFO, _RTA_TABLE, _RTA_PREF,
+}  # fmt: skip
+"""What a route that we wrote is read back with. One with more behaves in another way and counts as foreign."""
+_HEADER = struct.Struct("=BBBBBBBBI")
+_NEXTHOP = struct.Struct("=HBBi")
+"""struct rtnexthop: length, flags, weight - 1, device index."""
+_EXPIRES = struct.Struct("=8xi")
+"""struct rta_cacheinfo, as far as it matters: ticks until the route expires, 0 for never."""
+
+
+class _Header(NamedTuple):
+    """struct rtmsg."""
+
+    family: int
+    length: int
+    source_length: int
+    tos: int
+    table: int
+    protocol: int
+    scope: int
+    type: int
+    flags: int
+
+
+def dump_request(family: Family) -> bytes:
+    return _HEADER.pack(address_family(family), 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def address_family(family: Family) -> int:
+    return socket.AF_INET if family == 4 else socket.AF_INET6
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultHop:
+    """One hop of somebody else's default route in `main`."""
+
+    family: Family
+    metric: int
+    hop: Hop
+    dead: bool
+    """The kernel does not use it: its link is down or without carrier, or its address was removed."""
+
+
+class RouteReader:
+    """Picks the routes that matter out of a dump.
+
+    A router with a full table has a million that don't, so what the fixed header tells already is not decoded.
+    """
+
+    def __init__(self, protocol: int, tables: range, names: Mapping[int, str]) -> None:
+        self._protocol, self._tables, self._names = protocol, tables, names
+
+    def read(self, messages: Iterable[bytes]) -> tuple[list[Route], list[DefaultHop]]:
+        """The owned routes, and the hops of others' default routes in `main`."""
+        routes: dict[Key, Route] = {}
+        defaults: list[DefaultHop] = []
+        for message in messages:
+            header = _Header._make(_HEADER.unpack_from(message, HEADER.size))
+            ours = header.protocol == self._protocol
+            elsewhere = header.table == LOCAL or (header.table == MAIN and header.length)
+            if header.flags & _CLONED or header.tos or (elsewhere and not ours):
+                continue
+            found = attributes(message, HEADER.size + _HEADER.size)
+            if ours or number(found[_RTA_TABLE]) in self._tables:
+                route = self._route(header, found, ours)
+                twin = routes.get(route.key)
+                # Several routes of one key: others' doing, by `ip route append` or IPv6 routes without a gateway.
+                routes[route.key] = route if twin is None else replace(twin, hops=twin.hops + route.hops, foreign=True)
+            elif header.table == MAIN:
+                defaults += self._defaults(header, found)
+        return list(routes.values()), defaults
+
+    def foreign(self, messages: Iterable[bytes], key: Key) -> list[bytes]:
+        """What the kernel sent, without the netlink header, for each foreign route of that key."""
+        found = ((message, self.read((message,))[0]) for message in messages)
+        return [
+            message[HEADER.size :]
+            for message, routes in found
+            if any(route.key == key and route.foreign for route in routes)
+        ]
+
+    def _route(self, header: _Header, found: dict[int, bytes], ours: bool) -> Route:
+        family = _FAMILIES[header.family]
+        kind = _KINDS.get(header.type)
+        metric = number(found.get(_RTA_PRIORITY, b""))
+        return Route(
+            family=family,
+            table=number(found[_RTA_TABLE]),
+            metric=0 if family == 6 and metric == _IP6_DEFAULT_METRIC else metric,
+            kind=kind or "unreachable",
+            hops=tuple(hop for hop, _ in self._hops(header, found)) if kind == "unicast" else (),
+            destination=f"{address(found[_RTA_DST])}/{header.length}" if header.length else "default",
+            foreign=not ours or kind is None or not found.keys() <= _OURS,
+        )
+
+    def _hops(self, header: _Header, found: dict[int, bytes]) -> Iterator[tuple[Hop, int]]:
+        """Hops with their flags."""
+        several = found.get(_RTA_MULTIPATH)
+        if several is None:
+            yield self._hop(number(found.get(_RTA_OIF, b"")), found, 1, header.flags), header.flags
+            return
+        start = 0
+        while start + _NEXTHOP.size <= len(several):
+            length, flags, weight, index = _NEXTHOP.unpack_from(several, start)
+            inner = attributes(several, start + _NEXTHOP.size, start + length)
+            yield self._hop(index, inner, weight + 1 if length < len(several) else 1, flags), flags
+            start += max(length, _NEXTHOP.size)
+
+    def _hop(self, index: int, found: dict[int, bytes], weight: int, flags: int) -> Hop:
+        gateway = found.get(_RTA_GATEWAY)
+        device = self._names.get(index, f"#{index}")
+        return Hop(device, None if gateway is None else address(gateway), weight, bool(flags & _ONLINK))
+
+    def _defaults(self, header: _Header, found: dict[int, bytes]) -> Iterator[DefaultHop]:
+        # An expired route of a router advertisement stays listed for a while, but is not used any more.
+        expired = _RTA_CACHEINFO in found and _EXPIRES.unpack_from(found[_RTA_CACHEINFO])[0] < 0
+        if header.type != _NUMBERS["unicast"] or expired or _RTA_VIA in found:
+            return
+        for hop, flags in self._hops(header, found):
+            metric = number(found.get(_RTA_PRIORITY, b""))
+            yield DefaultHop(_FAMILIES[header.family], metric, hop, bool(flags & _DEAD))
+
+
+def encode(route: Route, protocol: int) -> bytes:
+    """The message that adds or replaces the route. Raises OSError if a device does not exist."""
+    message = _selector(route)
+    message["proto"] = protocol
+    message["type"] = _NUMBERS[route.kind]
+    if route.family == 4 and route.kind == "unicast" and all(hop.gateway is None for hop in route.hops):
+        message["scope"] = _SCOPE_LINK
+    _add_hops(message, route.hops)
+    return body(message)
+
+
+def encode_deletion(route: Route, protocol: int) -> bytes:
+    """The message that deletes exactly this route of ours: the kernel takes what is not said for "any"."""
+    message = _selector(route)
+    message["proto"] = protocol
+    message["type"] = _NUMBERS[route.kind]
+    if route.family == 4:
+        message["scope"] = _SCOPE_NOWHERE
+        _add_hops(message, route.hops)  # not so with IPv6, which then deletes one hop after the other
+    return body(message)
+
+
+def _selector(route: Route) -> Any:
+    """A message with what says which route it is."""
+    if route.family == 6 and route.metric == _IP6_DEFAULT_METRIC:
+        raise ValueError("metric 1024 is what IPv6 makes of 0: use 0")
+    metric = _IP6_DEFAULT_METRIC if route.family == 6 and route.metric == 0 else route.metric
+    message = RouteMessage()
+    message["family"] = address_family(route.family)
+    message["attrs"] = [["RTA_TABLE", route.table], ["RTA_PRIORITY", metric]]
+    if route.destination != "default":
+        prefix, _, length = route.destination.partition("/")
+        message["dst_len"] = int(length)
+        message["attrs"].append(["RTA_DST", prefix])
+    return message
+
+
+def _add_hops(message: Any, hops: tuple[Hop, ...]) -> None:
+    if len(hops) == 1:
+        message["flags"] = _ONLINK if hops[0].onlink else 0
+        message["attrs"] += [["RTA_OIF", _index(hops[0].device)], *_gateway(hops[0])]
+    elif hops:
+        parts = [
+            {
+                "oif": _index(hop.device),
+                "hops": hop.weight - 1,
+                "flags": _ONLINK if hop.onlink else 0,
+                "attrs": _gateway(hop),
+            }
+            for hop in hops
+        ]
+        message["attrs"].append(["RTA_MULTIPATH", parts])
+
+
+def _gateway(hop: Hop) -> list[list[str]]:
+    return [["RTA_GATEWAY", hop.gateway]] if hop.gateway is not None else []
+
+
+def _index(device: str) -> int:
+    try:
+        return socket.if_nametoindex(device)
+    except OSError as error:
+        raise OSError(error.errno, f"there is no interface {device}") from None
