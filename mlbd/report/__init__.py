@@ -1,0 +1,11 @@
+"""What leaves the daemon for people and programs: the log, the metrics, the service manager, the status screen.
+
+Each takes values of `mlbd.core.status` and asks nobody anything. `log` and `journal` write records, `metrics` counts
+and `exposition` serves the counts, `service` talks to systemd, `screen` draws `mlbd status`.
+"""
+
+from mlbd.report.log import Log
+from mlbd.report.metrics import Metrics
+from mlbd.report.service import Service
+
+__all__ = ["Log", "Metrics", "Service"]

@@ -1,0 +1,22 @@
+"""The MESSAGE_ID of every kind of record (systemd.journal-fields(7)), drawn at random once and never changed.
+
+`journalctl MESSAGE_ID=...` and a message catalogue find a kind by it whatever its wording, so a record whose text is
+reworded takes its number along.
+"""
+
+from __future__ import annotations
+
+MESSAGE_IDS = {
+    "uplink_up": "f4ab644653a641b793c29d9280b40b21",
+    "uplink_down": "d635f09c6ef84973812400591e7633c9",
+    "configuration": "a6ae1c4b68cc404cb72a96c456b8d3ad",
+    "configuration reloaded": "e02601d0aca7453e8911397f2eeb3b66",
+    "configuration not reloaded, the old one stays": "9d4e5b8475d942e193dd45adfc2080af",
+    "the kernel refused changes; trying again": "0c18b84d40704f58b3ef05e8b454ad00",
+    "the kernel agrees again": "c12eea5906c3465db89d63fb3b2db26e",
+    "repaired what another program changed": "37fa0c15aea4490fa81599f93c68f7b9",
+    "connections cut loose": "1ccc74a1c8de4e74a554d893c15106b0",
+    "netlink messages were lost, looking again": "37d0ec181f884cb3826e59443240e498",
+    "could not start": "04b8cdaea0484c049bd8e662f13f08f4",
+    "could not release": "8e0cf5c53eeb4c308b4e1669902ad7ca",
+}
