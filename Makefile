@@ -1,0 +1,38 @@
+# `make demo` and `make test` need nothing but a checkout: set-up is part of them.
+
+PYTHON := .venv/bin/python
+# Private namespaces: nothing of this machine is touched, and nothing is left. See mlbd/lab/sandbox.py.
+SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
+
+.PHONY: help setup demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   watch mlbd keep a small network of namespaces working"
+	@echo "make test   check, then all tests"
+	@echo "make check  the linter, the formatter and the type checker"
+	@echo "make bench  measure what the README claims"
+	@echo "make setup  the system's packages and .venv; part of all of the above"
+	@echo "make clean  remove .venv and caches"
+
+setup:
+	@packaging/setup.sh
+
+demo: setup
+	@.venv/bin/mlbd demo
+
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# Two workers: tests of the lab share the clock and the cores, so they all go to one (tests/conftest.py).
+test: check
+	$(SANDBOX) $(PYTHON) -m pytest -n 2 --dist loadgroup
+
+bench: setup
+	@$(SANDBOX) $(PYTHON) -m bench
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +

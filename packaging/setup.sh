@@ -1,0 +1,113 @@
+#!/bin/sh
+# All that a checkout needs to run: the system's packages, and a virtual environment in .venv. `make setup` calls it.
+# Does nothing, quickly, where nothing is missing. Changes the system only by installing the packages it names.
+set -eu
+cd "$(dirname "$0")/.."
+PATH="$PATH:/usr/sbin:/sbin" # Debian's ordinary users lack these; ip, nft and conntrack are there
+me=$(id -un 2>/dev/null) || me="user $(id -u)"
+
+die() {
+    printf '%s\n' "$@" >&2
+    exit 1
+}
+
+# --- Where we are -----------------------------------------------------------------------------------------------
+
+if [ ! -w . ]; then
+    die "$PWD belongs to $(stat -c %U .), and you are $me: set-up writes into it." \
+        "Use a clone of your own: git clone $PWD && cd ${PWD##*/} && make test"
+fi
+if [ -e .venv ] && { [ ! -w .venv ] || [ -n "$(find .venv -maxdepth 2 ! -type l ! -writable -print -quit 2>/dev/null)" ]; }; then
+    die "$PWD/.venv belongs to $(stat -c %U .venv), and you are $me. Remove it (sudo rm -r $PWD/.venv) and try again."
+fi
+
+# --- The system's packages --------------------------------------------------------------------------------------
+
+# The first python that is new enough and can make a virtual environment with pip in it.
+find_python() {
+    for python in python3 python3.13 python3.12 python3.11; do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$python"
+            return
+        fi
+    done
+}
+
+missing_packages() {
+    while read -r package commands; do
+        for command in $commands; do
+            if ! command -v "$command" >/dev/null; then
+                echo "$package"
+                break
+            fi
+        done
+    done <<'LIST'
+nftables nft
+iproute2 ip
+conntrack conntrack
+iputils-ping ping
+util-linux nsenter setpriv
+procps ps sysctl
+LIST
+    ldconfig -p | grep -qF libnftables.so.1 || echo libnftables1
+    [ -n "$(find_python)" ] || echo python3 python3-venv
+}
+
+# With what we may install: nothing for root, `sudo -n` for who needs no password; fails for anybody else.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        env "$@"
+    else
+        sudo -n env "$@"
+    fi
+}
+
+install_packages() {
+    # invoke-rc.d(8) asks policy-rc.d before it starts anything; 101 is its "no".
+    as_root sh -c '
+        set -e
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e $policy ]; then
+            trap "rm -f $policy" EXIT
+            trap "exit 130" INT TERM HUP
+            printf "#!/bin/sh\nexit 101\n" >$policy
+            chmod 755 $policy
+        fi
+        export DEBIAN_FRONTEND=noninteractive
+        install() { apt-get install -y -q --no-install-recommends "$@"; }
+        install "$@" || { apt-get update -q && install "$@"; }
+    ' sh "$@" </dev/null
+}
+
+# shellcheck disable=SC2046,SC2086 # package names are split into words on purpose
+missing=$(echo $(missing_packages))
+if [ -n "$missing" ]; then
+    if command -v apt-get >/dev/null && as_root true 2>/dev/null; then
+        echo "Installing Debian packages that are missing: $missing"
+        install_packages $missing || die "apt-get could not install: $missing"
+    elif command -v apt-get >/dev/null; then
+        die "Missing packages: $missing" "Install them: sudo apt-get update && sudo apt-get install $missing"
+    else
+        die "Missing here, by the names of Debian's packages: $missing" "Install what provides them, and try again."
+    fi
+fi
+python=$(find_python)
+[ -n "$python" ] || die "Python 3.11 or newer is needed, and $(python3 --version 2>&1 || echo none) is what is here."
+
+# --- The virtual environment ------------------------------------------------------------------------------------
+
+# The stamp is written last, so an environment that was left half made has none. It names what the environment was
+# made of: the project file, the place (an editable installation points to it), and the interpreter.
+stamp=$(printf '%s %s %s' "$(cksum <pyproject.toml)" "$PWD" "$(cksum <packaging/setup.sh)")
+if [ "$(cat .venv/.stamp 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c 'import msgspec' 2>/dev/null; then
+    exit 0
+fi
+echo "Making the virtual environment .venv with $python ($("$python" --version))"
+rm -rf .venv
+"$python" -m venv .venv || die "$python could not make a virtual environment in $PWD/.venv; see above."
+pip() {
+    .venv/bin/python -m pip "$@" || die "pip failed; see above. Set-up needs a package index; your pip configuration is used as it is."
+}
+pip install --quiet --upgrade 'pip>=25.1' # the first that knows dependency groups
+pip install --quiet --editable . --group dev
+printf '%s' "$stamp" >.venv/.stamp
