@@ -1,0 +1,3 @@
+from mlbd.cli import main
+
+raise SystemExit(main())

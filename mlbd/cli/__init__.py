@@ -1,0 +1,66 @@
+"""The command line. Each command is a function from parsed arguments to an exit status; errors go to stderr in words.
+
+Imports happen inside the commands: `mlbd check` must not load netlink, nor `mlbd status` the daemon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mlbd import __version__
+
+DEFAULT_CONFIG = Path("/etc/mlbd/mlbd.toml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`mlbd ...`; returns the exit status. Never shows a traceback for something a user can do."""
+    options = parser().parse_args(arguments)
+    from mlbd.cli import commands
+
+    try:
+        return int(getattr(commands, options.command)(options))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="configuration (%(default)s)"
+    )
+    root = argparse.ArgumentParser(
+        prog="mlbd", description="Keeps a Linux router with several uplinks working.", parents=[]
+    )
+    root.add_argument("--version", action="version", version=f"mlbd {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *, configured: bool = True) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common] if configured else [])
+
+    command("run", "Run the daemon, in the foreground.")
+    check = command("check", "Check a configuration; touches nothing, needs no privileges.")
+    check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="instead of --config")
+    command("plan", "Show what a cycle would change in the kernel now.").add_argument(
+        "--json", action="store_true", help="for programs"
+    )
+    status = command("status", "Show uplinks, verdicts with reasons, quality, shares.")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.add_argument("--watch", action="store_true", help="again every second, until interrupted")
+    command("reload", "Make the daemon read its file again; a wrong file changes nothing.")
+    command("release", "Remove everything that mlbd owns from the kernel.")
+    demo = command(
+        "demo", "Build a network in namespaces, run the daemon on it, break uplinks, show what happens.",
+        configured=False,
+    )  # fmt: skip
+    demo.add_argument("-c", "--config", type=Path, metavar="FILE", help="run the demo's daemon with this file")
+    demo.add_argument(
+        "--fault", choices=("silent", "carrier", "flap"), help="only this one, instead of one after the other"
+    )
+    demo.add_argument("--once", action="store_true", help="end after the faults instead of staying until Ctrl-C")
+    return root

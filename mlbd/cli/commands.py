@@ -1,0 +1,181 @@
+"""The commands, one function each."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlbd.config import ConfigError, Problem, load
+from mlbd.control import NoDaemon, Refused, request
+from mlbd.core.settings import Daemon, Settings
+
+if TYPE_CHECKING:
+    from mlbd.kernel import LinuxKernel
+
+T = TypeVar("T")
+
+CLEAR = "\033[H\033[2J"
+
+
+def run(options: argparse.Namespace) -> int:
+    from mlbd.daemon import serve
+
+    return asyncio.run(serve(options.config))
+
+
+def check(options: argparse.Namespace) -> int:
+    path: Path = options.file or options.config
+    loaded = load_or_complain(path)
+    if loaded is None:
+        return 2
+    settings, warnings = loaded
+    _print_problems(warnings)
+    uplinks = ", ".join(f"{u.name} ({u.interface})" for u in settings.uplinks)
+    policies = ", ".join(f"{p.name} ({p.method})" for p in settings.policies)
+    print(f"{path} is good: uplinks {uplinks}; policies {policies}.")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    from mlbd.report.screen import render
+
+    while True:
+        try:
+            answer = request(_control(options.config), "status")
+        except (NoDaemon, Refused) as error:
+            return _say(str(error), 1)
+        if options.json:
+            print(json.dumps(answer), flush=True)
+        else:
+            terminal = sys.stdout.isatty()
+            print((CLEAR if options.watch and terminal else "") + render(answer, colour=terminal), flush=True)
+        if not options.watch:
+            return 0 if any(u["usable"] for u in answer["uplinks"]) else 3
+        time.sleep(1.0)
+
+
+def plan(options: argparse.Namespace) -> int:
+    """By the running daemon, which knows the verdicts; without one, as if all uplinks that facts allow were usable."""
+    loaded = load_or_complain(options.config)
+    if loaded is None:
+        return 2
+    note = ""
+    try:
+        changes = request(loaded[0].daemon.control, "plan")
+    except NoDaemon:
+        note = "No daemon is running; shown is what it would have done once its probes had found the uplinks good."
+        from mlbd.daemon import plan_of
+
+        settings = loaded[0]
+        outcome = _with_kernel(settings.daemon, lambda kernel: plan_of(kernel, settings, {}))
+        if isinstance(outcome, int):
+            return outcome
+        changes = outcome
+    except Refused as error:
+        return _say("\n".join([str(error), *error.problems]), 2)
+    if options.json:
+        print(json.dumps(changes))
+    else:
+        print("\n".join(c["text"] for c in changes) or "Nothing to change.")
+        if note:
+            print(note, file=sys.stderr)
+    return 3 if changes else 0
+
+
+def reload(options: argparse.Namespace) -> int:
+    loaded = load_or_complain(options.config)
+    if loaded is None:
+        return 2
+    try:
+        request(loaded[0].daemon.control, "reload")
+    except NoDaemon as error:
+        return _say(str(error), 1)
+    except Refused as error:
+        return _say("\n".join([str(error), *error.problems]), 2)
+    print("reloaded")
+    return 0
+
+
+def release(options: argparse.Namespace) -> int:
+    from mlbd.control import AlreadyRunning, OneDaemon
+    from mlbd.loop import release as release_all
+
+    settings = Daemon()
+    if options.config.exists():
+        loaded = load_or_complain(options.config)
+        if loaded is None:
+            return 2
+        settings = loaded[0].daemon
+    else:
+        print(f"mlbd: there is no {options.config}; assuming the default protocol and tables", file=sys.stderr)
+    one = OneDaemon()
+    try:
+        one.acquire()
+    except AlreadyRunning as error:
+        return _say(f"process {error.pid} is running mlbd and would put everything back; stop it first", 1)
+    errors = _with_kernel(settings, release_all)
+    if isinstance(errors, int):
+        return errors
+    for failed in errors:
+        _say(failed.reason, 1)
+    return 1 if errors else 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    from mlbd.lab.demo import demo as show
+
+    if options.config is not None and load_or_complain(options.config) is None:
+        return 2
+    return show(options)
+
+
+# What they share.
+
+
+def load_or_complain(path: Path) -> tuple[Settings, Sequence[Problem]] | None:
+    """The settings and warnings of a file; None after its errors were printed."""
+    try:
+        loaded = load(path)
+    except ConfigError as error:
+        _print_problems(error.problems)
+        return None
+    return loaded.settings, loaded.warnings
+
+
+def _control(path: Path) -> str:
+    """Where the daemon listens. A status must be had also while the file is being edited and wrong."""
+    try:
+        return load(path).settings.daemon.control
+    except ConfigError:
+        return Daemon().control
+
+
+def _with_kernel(settings: Daemon, work: Callable[[LinuxKernel], Coroutine[Any, Any, T]]) -> T | int:
+    """Runs it on the real kernel; an exit status instead of its result if the kernel can't be worked with."""
+    from mlbd.core.ports import KernelUnavailableError
+    from mlbd.kernel import LinuxKernel
+
+    async def run() -> T:
+        async with LinuxKernel(settings.protocol, settings.table_base) as kernel:
+            return await work(kernel)
+
+    try:
+        return asyncio.run(run())
+    except (KernelUnavailableError, OSError) as error:
+        return _say(str(error), 1)
+
+
+def _print_problems(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+
+
+def _say(text: str, status: int) -> int:
+    print(f"mlbd: {text}", file=sys.stderr)
+    return status

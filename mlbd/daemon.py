@@ -1,0 +1,280 @@
+"""The composition root: builds the parts, runs them in one TaskGroup, handles signals, reload and the end.
+
+Whatever happens here, the kernel keeps what it has: forwarding does not depend on this process. Only `on_exit =
+"release"` and `mlbd release` take it away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from mlbd import __version__
+from mlbd.config import ConfigError, Loaded, load
+from mlbd.control import AlreadyRunning, ControlServer, OneDaemon, Refused
+from mlbd.core.decision import View
+from mlbd.core.describe import describe
+from mlbd.core.desired import counter_name, desired
+from mlbd.core.layout import adopted, assign
+from mlbd.core.plan import Change, plan
+from mlbd.core.ports import KernelUnavailableError
+from mlbd.core.probing import Failure, Order, Outcome
+from mlbd.core.router import Router, preview
+from mlbd.core.settings import Settings
+from mlbd.core.status import CycleStatus, Status, Transition
+from mlbd.kernel import CarrierReader, LinuxKernel, Watch
+from mlbd.loop import Loop, release
+from mlbd.probe import Prober
+from mlbd.report import Log, Metrics, Service
+
+_FIXED = ("metrics", "control", "fwmark_mask", "table_base", "rule_priority", "protocol")
+"""Keys of [daemon] that are read at start only."""
+
+
+class Daemon:
+    def __init__(self, config: Path, settings: Settings, kernel: LinuxKernel, router: Router, log: Log) -> None:
+        self.config = config
+        self.settings = settings
+        self.started = time.time()
+        self.warnings: tuple[str, ...] = ()
+        self._failing: tuple[str, ...] = ()
+        self._kernel = kernel
+        self._log = log
+        self._metrics = Metrics(self.status, self._connections)
+        self._service = Service()
+        self._prober = Prober(self._heard)
+        self.loop = Loop(kernel, router, self._prober.send, self)
+        self._watch = Watch(self.loop.link, self.loop.look_again, self._overrun, lambda: kernel.port)
+        self._carrier = CarrierReader()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Returns when told to stop."""
+        control = ControlServer(
+            self.settings.daemon.control,
+            {"status": self._on_status, "plan": self._on_plan, "reload": self._on_reload},
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        await control.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self.loop.run(), name="loop"),
+                    group.create_task(self._watch.run(), name="watch"),
+                    group.create_task(self._miimon(), name="miimon"),
+                    group.create_task(self._ready(), name="ready"),
+                ]
+                if self.settings.daemon.metrics is not None:
+                    tasks.append(group.create_task(self._metrics.run(*self.settings.daemon.metrics), name="metrics"))
+                await self._stop.wait()
+                self._service.stopping()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.loop.stop()
+            await control.stop()
+            self._prober.close()
+        if self.settings.daemon.on_exit == "release":
+            for error in await release(self._kernel):
+                self._log.error("could not release", reason=error.reason)
+
+    # Who asks.
+
+    def status(self) -> Status:
+        now, offset = time.monotonic(), time.time() - time.monotonic()
+        router = self.loop.router
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            config=str(self.config),
+            started=self.started,
+            settled=router.settled,
+            uplinks=router.uplink_status(now, offset),
+            policies=router.policy_status(),
+            last_cycle=self.loop.last_cycle,
+            warnings=self.warnings,
+        )
+
+    async def _on_status(self, _: dict[str, object]) -> object:
+        return self.status()
+
+    async def _on_reload(self, _: dict[str, object]) -> object:
+        self.reload()
+        return "reloaded"
+
+    async def _on_plan(self, _: dict[str, object]) -> object:
+        """What a cycle would change now, with the configuration file as it is now."""
+        settings = self._read()[0]
+        now = self.loop.router.decide(time.monotonic())
+        return await plan_of(self._kernel, settings, now.views, now.dead)
+
+    def _on_hangup(self) -> None:
+        with contextlib.suppress(Refused):  # said in the log
+            self.reload()
+
+    def reload(self) -> None:
+        """Reads the file again. Raises Refused with every problem, and nothing has changed."""
+        self._service.reloading()
+        try:
+            settings, warnings = self._read()
+        except Refused as refused:
+            self._log.error("configuration not reloaded, the old one stays", reason=str(refused))
+            self._metrics.reloaded(False)
+            raise
+        else:
+            for uplink in self.settings.uplinks:
+                if uplink not in settings.uplinks:
+                    self._prober.forget(uplink.name)
+            self.settings, self.warnings = settings, warnings
+            self.loop.load(settings)
+            self._log.info("configuration reloaded", config=str(self.config))
+            self._metrics.reloaded(True)
+        finally:
+            self._service.ready(self.status())
+
+    def _read(self) -> tuple[Settings, tuple[str, ...]]:
+        try:
+            loaded = load(self.config)
+        except ConfigError as error:
+            count = len(error.problems)
+            raise Refused(
+                f"{self.config} has {count} error{'s' if count > 1 else ''}: {error.problems[0]}",
+                tuple(str(p) for p in error.problems),
+            ) from None
+        new, old = loaded.settings.daemon, self.settings.daemon
+        fixed = [f"daemon.{key}" for key in _FIXED if getattr(new, key) != getattr(old, key)]
+        if fixed:
+            raise Refused(f"{' and '.join(fixed)} can't change while the daemon runs; restart it for that")
+        return loaded.settings, tuple(str(w) for w in loaded.warnings)
+
+    async def _connections(self) -> dict[str, int]:
+        """Connections assigned to each uplink since the table was made."""
+        counters = self._kernel.counters()
+        return {u.name: counters.get(counter_name(u.name), 0) for u in self.settings.uplinks}
+
+    # What keeps running.
+
+    async def _miimon(self) -> None:
+        """Reads carrier, because the kernel may hold back the event for up to a second (net/core/link_watch.c)."""
+        while True:
+            period = self.loop.router.settings.daemon.miimon
+            await asyncio.sleep(period or 1.0)
+            if not period:
+                continue
+            known = self.loop.router.watched()
+            for name, carrier in self._carrier.read(list(known)).items():
+                facts = known[name]
+                if carrier is not None and facts.up and carrier != facts.carrier:
+                    self.loop.link(name, facts.index, facts.up, carrier)
+
+    async def _ready(self) -> None:
+        """READY after the first applied cycle; then the watchdog is fed from this event loop, and no other."""
+        await self.loop.first_cycle()
+        self._service.ready(self.status())
+        while True:
+            await asyncio.sleep(self._service.period)
+            self._service.alive(self.status())
+
+    def _overrun(self) -> None:
+        """The kernel dropped netlink messages: whatever they said, look."""
+        self._metrics.overrun()
+        self._log.warning("netlink messages were lost, looking again")
+        self.loop.look_again()
+
+    # What the loop reports.
+
+    def transition(self, transition: Transition, took: float | None) -> None:
+        self._log.transition(transition, took)
+        if took is not None:
+            self._metrics.failover(took)
+
+    def cycle(self, cycle: CycleStatus, changes: Sequence[Change]) -> None:
+        before = self._failing
+        self._metrics.cycle(cycle, changes)
+        self._failing = cycle.errors
+        if cycle.errors and cycle.errors != before:
+            self._log.error("the kernel refused changes; trying again", errors=list(cycle.errors))
+        elif before and not cycle.errors:
+            self._log.info("the kernel agrees again")
+
+    def repaired(self, changes: Sequence[Change]) -> None:
+        self._metrics.repaired(changes)
+        self._log.warning("repaired what another program changed", changes=[describe(c) for c in changes][:20])
+
+    def cut(self, uplink: str) -> None:
+        self._metrics.flushed(uplink)
+        self._log.info("connections cut loose", uplink=uplink or "(removed)")
+
+    def probe_sent(self, order: Order) -> None:
+        self._metrics.probe_sent(order)
+
+    def _heard(self, outcome: Outcome) -> None:
+        self.loop.outcome(outcome)
+
+    def probe_outcome(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Failure):
+            self._metrics.probe_failed(outcome)
+        else:
+            self._metrics.probe_answered(outcome)
+
+
+async def plan_of(
+    kernel: LinuxKernel, settings: Settings, known: Mapping[str, View], dead: frozenset[str] = frozenset()
+) -> list[dict[str, str]]:
+    """The changes that a settled cycle with these settings would make now, by the very functions of the cycle."""
+    interfaces: Collection[str] = [u.interface for u in settings.uplinks]
+    observation = await kernel.observe(interfaces)
+    identities = assign(settings, adopted(observation.state))
+    decision = preview(settings, identities, observation.facts, known, dead)
+    want = desired(settings, identities, decision, observation.state)
+    return [
+        {"action": change.action, "kind": change.kind, "text": describe(change)}
+        for change in plan(want, observation.state)
+    ]
+
+
+async def serve(config: Path) -> int:
+    """`mlbd run`: the exit status."""
+    try:
+        loaded = load(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        return 2
+    daemon = loaded.settings.daemon
+    one = OneDaemon()
+    try:
+        one.acquire()
+        with contextlib.closing(LinuxKernel(daemon.protocol, daemon.table_base)) as kernel:
+            return await _serve(config, loaded, kernel)
+    except (AlreadyRunning, KernelUnavailableError) as error:
+        print(f"mlbd: {error}", file=sys.stderr)
+        return 1
+    finally:
+        one.release()
+
+
+async def _serve(config: Path, loaded: Loaded, kernel: LinuxKernel) -> int:
+    log = Log()
+    for warning in loaded.warnings:
+        log.warning("configuration", reason=str(warning))
+    settings = loaded.settings
+    try:
+        identities = adopted((await kernel.observe([u.interface for u in settings.uplinks])).state)
+        router = Router(settings, identities, time.monotonic())
+        daemon = Daemon(config, settings, kernel, router, log)
+        daemon.warnings = tuple(str(w) for w in loaded.warnings)
+        await daemon.run()
+    except OSError as error:
+        log.error("could not start", reason=str(error))
+        return 1
+    return 0
