@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlbd import __version__
 from mlbd.config import ConfigError, Loaded, load
@@ -53,9 +55,10 @@ class Daemon:
         self._watch = Watch(self.loop.link, self.loop.look_again, self._overrun, lambda: kernel.port)
         self._carrier = CarrierReader()
         self._stop = asyncio.Event()
+        self._failure: Exception | None = None
 
     async def run(self) -> None:
-        """Returns when told to stop."""
+        """Returns when told to stop. Raises what a part failed of; the kernel then keeps what it has."""
         control = ControlServer(
             self.settings.daemon.control,
             {"status": self._on_status, "plan": self._on_plan, "reload": self._on_reload},
@@ -64,6 +67,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.set_exception_handler(self._on_exception)
         await control.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -83,6 +87,8 @@ class Daemon:
             self.loop.stop()
             await control.stop()
             self._prober.close()
+        if self._failure is not None:
+            raise self._failure
         if self.settings.daemon.on_exit == "release":
             for error in await release(self._kernel):
                 self._log.error("could not release", reason=error.reason)
@@ -120,6 +126,13 @@ class Daemon:
     def _on_hangup(self) -> None:
         with contextlib.suppress(Refused):  # said in the log
             self.reload()
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback that failed may be the one that probes: better a fresh start than half a daemon."""
+        loop.default_exception_handler(context)
+        if "handle" in context and isinstance(context.get("exception"), Exception):
+            self._failure = context["exception"]
+            self._stop.set()
 
     def reload(self) -> None:
         """Reads the file again. Raises Refused with every problem, and nothing has changed."""
@@ -276,5 +289,11 @@ async def _serve(config: Path, loaded: Loaded, kernel: LinuxKernel) -> int:
         await daemon.run()
     except OSError as error:
         log.error("could not start", reason=str(error))
+        return 1
+    except Exception as error:  # a defect; whoever supervises us starts us afresh, and that adopts what is there
+        cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        where = traceback.extract_tb(cause.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        log.error("internal error, please report it", reason=f"{type(cause).__name__}: {cause}, at {place}")
         return 1
     return 0

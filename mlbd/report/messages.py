@@ -18,5 +18,6 @@ MESSAGE_IDS = {
     "connections cut loose": "1ccc74a1c8de4e74a554d893c15106b0",
     "netlink messages were lost, looking again": "37d0ec181f884cb3826e59443240e498",
     "could not start": "04b8cdaea0484c049bd8e662f13f08f4",
+    "internal error, please report it": "2e6eabc26b27c1af3e58f4784fe7d354",
     "could not release": "8e0cf5c53eeb4c308b4e1669902ad7ca",
 }
