@@ -73,7 +73,7 @@ class Loop:
         self._report = report
         self._clock = clock
         self._mirror = KernelState()
-        self._notes: tuple[Saved, ...] = ()
+        self._notes = KernelState()
         self._mirror_true = False
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -221,7 +221,7 @@ class Loop:
             saved = {item.interface for item in self._mirror.values() if isinstance(item, Saved)}
             observation = await self._kernel.observe(asked | saved)
         expected = self._mirror if self._mirror_true else None
-        self._notes = tuple(item for item in self._mirror.values() if isinstance(item, Saved))
+        self._notes = KernelState(item for item in self._mirror.values() if isinstance(item, Saved))
         self._mirror, self._mirror_true, self._seen = observation.state, True, True
         self._note(self.router.see(observation.facts, self._clock()))
         if expected is not None:
@@ -243,7 +243,7 @@ class Loop:
     def _desired(self, observed: KernelState) -> KernelState:
         router = self.router
         # What the sysctls were is still true when somebody flushed the table in which it is noted.
-        known = KernelState([*self._notes, *observed.values()])
+        known = KernelState.merged([self._notes, observed])
         return desired(router.settings, router.identities, router.decide(self._clock()), known)
 
     async def _act(self) -> tuple[list[Change], list[str]]:

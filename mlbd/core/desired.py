@@ -20,6 +20,7 @@ from functools import lru_cache
 from mlbd.core.decision import Decision, Pick, View
 from mlbd.core.facts import Gateway
 from mlbd.core.layout import ARRIVE, FACT, WISH, Identities, Layout, chain_name
+from mlbd.core.reach import Gateways
 from mlbd.core.settings import FAMILIES, Family, Policy, Settings, Uplink
 from mlbd.core.shares import SLOTS
 from mlbd.core.state import (
@@ -74,25 +75,28 @@ HELPERS: dict[str, tuple[tuple[str, int], ...]] = {
 def desired(settings: Settings, identities: Identities, decision: Decision, observed: KernelState) -> KernelState:
     """Everything we want to own. `observed` only tells what sysctls were before us."""
     layout = Layout.of(settings.daemon)
+    numbers = tuple(identities.uplinks[u.name] for u in settings.uplinks)
+    parts: list[KernelState] = []
     objects: list[Object] = []
-    for uplink in settings.uplinks:
-        number, view = identities.uplinks[uplink.name], decision.views[uplink.name]
-        objects += _uplink_tables(layout, uplink, number, view)
-        objects += _uplink_chains(layout, uplink.name, number)
+    for number, uplink in zip(numbers, settings.uplinks, strict=True):
+        view = decision.views[uplink.name]
+        addresses = () if view.facts is None else view.facts.addresses
+        parts.append(_uplink_tables(layout, uplink.interface, number, view.routes, view.families, addresses))
+        parts.append(_uplink_chains(layout, uplink.name, number))
         objects += _sysctls(uplink.interface, view, observed)
-    objects += _fixed_rules(layout, identities.policies[settings.policies[0].name])
+    parts.append(_fixed_rules(layout, identities.policies[settings.policies[0].name]))
     for policy in settings.policies:
         code = identities.policies[policy.name]
-        objects += _policy_rules(layout, policy.name, code)
+        parts.append(_policy_rules(layout, policy.name, code))
         for family in FAMILIES:
             chosen = decision.picks[policy.name, family]
             objects.append(_slot_map(policy.name, family, chosen, identities, code))
             objects += _policy_route(layout, family, chosen, identities, decision, code)
     codes = frozenset(layout.mark(identities.uplinks[name]) for name in decision.dead)
     objects.append(MarkSet("dead", codes))
-    objects += _base_chains(layout, settings, tuple(identities.uplinks[u.name] for u in settings.uplinks))
+    parts.append(_base_chains(layout, numbers, settings.uplinks, settings.policies[0], settings.conntrack.helpers))
     objects += _restored({u.interface for u in settings.uplinks}, observed)
-    return KernelState(objects)
+    return KernelState.merged([*parts, KernelState(objects)])
 
 
 def released(observed: KernelState) -> KernelState:
@@ -103,48 +107,57 @@ def released(observed: KernelState) -> KernelState:
 # Routing.
 
 
-def _uplink_tables(layout: Layout, uplink: Uplink, number: int, view: View) -> Iterator[Object]:
+# What follows from settings and facts alone is kept: it makes up nearly all objects, and seldom changes.
+
+
+@lru_cache(maxsize=512)
+def _uplink_tables(
+    layout: Layout,
+    interface: str,
+    number: int,
+    routes: Gateways,
+    families: frozenset[Family],
+    addresses: tuple[str, ...],
+) -> KernelState:
     own, probes = layout.table(number), layout.probe_table(number)
-    mark = layout.mark(number)
-    for family in FAMILIES:
-        yield Rule(family, layout.bound_priority(number), table=probes, oif=uplink.interface)
-        yield Rule(family, layout.mark_priority(number), table=own, mark=mark, mask=layout.code_mask)
-        yield Route(family, own, BACKSTOP_METRIC, "unreachable")
-        gateway = view.route(family)
+    objects: list[Object] = []
+    for family, gateway in zip(FAMILIES, routes, strict=True):
+        mark = layout.mark(number)
+        objects.append(Rule(family, layout.bound_priority(number), table=probes, oif=interface))
+        objects.append(Rule(family, layout.mark_priority(number), table=own, mark=mark, mask=layout.code_mask))
+        objects.append(Route(family, own, BACKSTOP_METRIC, "unreachable"))
         if gateway is not None:
-            hop = _hop(uplink.interface, gateway)
-            yield Route(family, own, GATEWAY_METRIC, hops=(hop,))
-            yield Route(family, probes, GATEWAY_METRIC, hops=(hop,))
-        if view.facts is not None and family in view.families:
-            for prefix in _sources(view.facts.addresses_of(family), family):
-                yield Rule(family, layout.source_priority(number), table=own, source=prefix)
+            hop = _hop(interface, gateway)
+            objects.append(Route(family, own, GATEWAY_METRIC, hops=(hop,)))
+            objects.append(Route(family, probes, GATEWAY_METRIC, hops=(hop,)))
+        if family in families:
+            for prefix in _sources(addresses, family):
+                objects.append(Rule(family, layout.source_priority(number), table=own, source=prefix))
+    return KernelState(objects)
 
 
 def _hop(interface: str, gateway: Gateway, weight: int = 1) -> Hop:
     return Hop(interface, gateway.address, weight, gateway.onlink)
 
 
-@lru_cache(maxsize=1024)
-def _sources(addresses: tuple[str, ...], family: Family) -> tuple[str, ...]:
+def _sources(addresses: tuple[str, ...], family: Family) -> list[str]:
     """IPv4 addresses, IPv6 prefixes: temporary addresses come and go within the prefix."""
     interfaces = [ipaddress.ip_interface(a) for a in addresses]
-    if family == 4:
-        return tuple(sorted({f"{i.ip}/32" for i in interfaces}))
-    return tuple(sorted({str(i.network) for i in interfaces}))
+    return sorted({f"{i.ip}/32" if family == 4 else str(i.network) for i in interfaces if i.version == family})
 
 
-def _fixed_rules(layout: Layout, first_policy: int) -> Iterator[Object]:
-    for family in FAMILIES:
-        yield Rule(family, layout.main_first, table=MAIN_TABLE, suppress_prefixlen=0)
-        yield Rule(family, layout.own_priority, table=layout.table(first_policy), iif="lo")
+@lru_cache(maxsize=8)
+def _fixed_rules(layout: Layout, first_policy: int) -> KernelState:
+    own = layout.table(first_policy)
+    main = [Rule(family, layout.main_first, table=MAIN_TABLE, suppress_prefixlen=0) for family in FAMILIES]
+    return KernelState([*main, *(Rule(family, layout.own_priority, table=own, iif="lo") for family in FAMILIES)])
 
 
-def _policy_rules(layout: Layout, name: str, code: int) -> Iterator[Object]:
-    mark = layout.mark(code)
-    for family in FAMILIES:
-        priority = layout.mark_priority(code)
-        yield Rule(family, priority, table=layout.table(code), mark=mark, mask=layout.code_mask)
-    yield _wish(layout, code, name)
+@lru_cache(maxsize=64)
+def _policy_rules(layout: Layout, name: str, code: int) -> KernelState:
+    priority, table, mark = layout.mark_priority(code), layout.table(code), layout.mark(code)
+    rules = [Rule(family, priority, table=table, mark=mark, mask=layout.code_mask) for family in FAMILIES]
+    return KernelState([*rules, _wish(layout, code, name)])
 
 
 def _policy_route(
@@ -209,18 +222,18 @@ def counter_name(uplink: str) -> str:
     return f"uplink_{uplink}"
 
 
-@lru_cache(maxsize=256)
-def _uplink_chains(layout: Layout, name: str, number: int) -> tuple[Object, ...]:
+@lru_cache(maxsize=512)
+def _uplink_chains(layout: Layout, name: str, number: int) -> KernelState:
     wish, fact = chain_name(WISH, number, name), chain_name(FACT, number, name)
     record = f"ct mark set ct mark & {layout.others_mask:#010x} | {layout.mark(number):#010x}"
-    return (
-        Counter(counter_name(name)),
-        _wish(layout, number, name),
-        Chain(fact, None, (Statement.of(record), Statement.of(f'counter name "{counter_name(name)}"'))),
-        Chain(
-            chain_name(ARRIVE, number, name), None, (Statement.of(f"jump {fact}"), Statement.of(f"goto {wish}"))
-        ),
-    )  # fmt: skip
+    return KernelState(
+        [
+            Counter(counter_name(name)),
+            _wish(layout, number, name),
+            _chain(fact, None, [record, f'counter name "{counter_name(name)}"']),
+            _chain(chain_name(ARRIVE, number, name), None, [f"jump {fact}", f"goto {wish}"]),
+        ]
+    )
 
 
 def map_name(policy: str, family: Family) -> str:
@@ -236,15 +249,11 @@ def _slot_map(policy: str, family: Family, chosen: Pick, identities: Identities,
     return SlotMap(map_name(policy, family), (chain_name(WISH, code, policy) if refused else "",) * SLOTS)
 
 
-def _base_chains(layout: Layout, settings: Settings, numbers: tuple[int, ...]) -> tuple[Object, ...]:
-    uplinks = tuple(zip(numbers, settings.uplinks, strict=True))
-    return _chains(layout, uplinks, settings.policies[0], settings.conntrack.helpers)
-
-
 @lru_cache(maxsize=8)
-def _chains(
-    layout: Layout, uplinks: tuple[tuple[int, Uplink], ...], first: Policy, helpers: tuple[str, ...]
-) -> tuple[Object, ...]:
+def _base_chains(
+    layout: Layout, numbers: tuple[int, ...], configured: tuple[Uplink, ...], first: Policy, helpers: tuple[str, ...]
+) -> KernelState:
+    uplinks = tuple(zip(numbers, configured, strict=True))
     known = f"ct mark & {layout.code_mask:#010x} != 0"
     flag = f"{layout.flag:#010x}"
     interfaces = "{ " + ", ".join(f'"{u.interface}"' for _, u in uplinks) + " }"
@@ -297,7 +306,7 @@ def _chains(
                 controls.append(f'ct state new {protocol} dport {port} ct helper set "{name}"')
         chains.append(_chain("helper_forwarded", Hook("filter", "prerouting", FILTER), controls))
         chains.append(_chain("helper_own", Hook("filter", "output", FILTER), controls))
-    return tuple(chains)
+    return KernelState(chains)
 
 
 def _chain(name: str, hook: Hook | None, texts: list[str]) -> Chain:

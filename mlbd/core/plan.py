@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from mlbd.core.state import KernelState, Key, Object, Route, Rule, Saved, Sysctl
+from mlbd.core.state import KernelState, Object, Route, Rule, Saved, Sysctl
 
 
 class Phase(IntEnum):
@@ -78,19 +78,12 @@ def plan(desired: KernelState, observed: KernelState) -> list[Change]:
 
     A sysctl that is observed but not desired is left alone; it is the administrator's.
     """
-    changes = [Change(observed.get(key), new) for key, new in desired.items() if observed.get(key) != new]
-    changes += [
-        Change(old, None) for key, old in observed.items() if key not in desired and not isinstance(old, Sysctl)
+    changes = [
+        Change(old, new) for new, old in desired.differences(observed) if new is not None or not isinstance(old, Sysctl)
     ]
     return sorted(changes, key=_step)
 
 
 def apply(changes: Iterable[Change], state: KernelState) -> KernelState:
     """The state after the changes, if the kernel does as told."""
-    objects: dict[Key, Object] = dict(state)
-    for change in changes:
-        if change.new is None:
-            objects.pop(change.object.key, None)
-        else:
-            objects[change.new.key] = change.new
-    return KernelState(objects.values())
+    return state.changed({change.object.key: change.new for change in changes})

@@ -8,7 +8,7 @@ that `observe(apply(x)) == x` holds for every class here (`tests/kernel/contract
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -189,6 +189,14 @@ class KernelState(Mapping[Key, Object]):
     def __init__(self, objects: Iterable[Object] = ()) -> None:
         self._objects: dict[Key, Object] = {o.key: o for o in objects}
 
+    @classmethod
+    def merged(cls, parts: Iterable[KernelState]) -> KernelState:
+        """All objects of all parts; of one key, the last. Keys are not computed again, so parts are worth keeping."""
+        whole = cls()
+        for part in parts:
+            whole._objects.update(part._objects)
+        return whole
+
     def __getitem__(self, key: Key) -> Object:
         return self._objects[key]
 
@@ -198,6 +206,17 @@ class KernelState(Mapping[Key, Object]):
     def __len__(self) -> int:
         return len(self._objects)
 
+    # What `Mapping` derives from the above is several times slower, and a failover waits for it.
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._objects
+
+    def items(self) -> ItemsView[Key, Object]:
+        return self._objects.items()
+
+    def values(self) -> ValuesView[Object]:
+        return self._objects.values()
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, KernelState) and self._objects == other._objects
 
@@ -205,3 +224,24 @@ class KernelState(Mapping[Key, Object]):
 
     def __repr__(self) -> str:
         return f"KernelState({list(self._objects.values())!r})"
+
+    def changed(self, objects: Mapping[Key, Object | None]) -> KernelState:
+        """With these objects put in, or taken out where there is None."""
+        copy = KernelState.merged([self])
+        for key, item in objects.items():
+            if item is None:
+                copy._objects.pop(key, None)
+            else:
+                copy._objects[key] = item
+        return copy
+
+    def differences(self, other: KernelState) -> Iterator[tuple[Object | None, Object | None]]:
+        """Pairs of what is here and what is there under one key, where they are not equal."""
+        mine, others = self._objects, other._objects
+        for key, item in mine.items():
+            theirs = others.get(key)
+            if item is not theirs and item != theirs:
+                yield item, theirs
+        for key, theirs in others.items():
+            if key not in mine:
+                yield None, theirs
