@@ -11,7 +11,7 @@ help:
 	@echo "make demo   watch mlbd keep a small network of namespaces working"
 	@echo "make test   check, then all tests"
 	@echo "make check  the linter, the formatter and the type checker"
-	@echo "make bench  measure what the README claims"
+	@echo "make bench  measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
 	@echo "make setup  the system's packages and .venv; part of all of the above"
 	@echo "make clean  remove .venv and caches"
 
@@ -26,12 +26,14 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Two workers: tests of the lab share the clock and the cores, so they all go to one (tests/conftest.py).
+# Two workers: tests of the lab share the clock and the cores, so they all go to one (tests/conftest.py). A temporary
+# directory of their own: pytest's /tmp/pytest-of-root would be the real root's when an ordinary user is root in a sandbox.
 test: check
-	$(SANDBOX) $(PYTHON) -m pytest -n 2 --dist loadgroup
+	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
+	PYTEST_DEBUG_TEMPROOT=$$directory $(SANDBOX) $(PYTHON) -m pytest -n 2 --dist loadgroup
 
 bench: setup
-	@$(SANDBOX) $(PYTHON) -m bench
+	@$(SANDBOX) $(PYTHON) -m bench $(BENCH)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

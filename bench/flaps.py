@@ -3,9 +3,10 @@
 Nothing may go the wrong way, and what goes by the other uplink may not notice: its datagrams are all answered, its
 conversations neither break nor repeat a segment, and new connections fail only between a failure and its discovery.
 
-New connections that fail after the uplink is back are counted, without a wanted figure. They are IPv6 ones, after a
-cable was out for less than three seconds: the kernel still waits for its gateway's neighbour solicitation, begun while
-the cable was out, and repeats it only once a second (RFC 4861, RetransTimer). They connect with their second SYN.
+New connections that fail after the uplink is back are counted, without a wanted figure. Those that were looked at were
+IPv6 ones, after a cable was out for less than three seconds, while the gateway's neighbour entry was incomplete: most
+likely its solicitation began while the cable was out, and the kernel repeats it only once a second (RFC 4861,
+RetransTimer). They connect with their second SYN.
 
 The reference is a multipath route and masquerading. Nothing watches it: it is replaced the moment something breaks.
 """

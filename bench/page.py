@@ -56,6 +56,8 @@ class Circumstances:
     date: str
     load: float
     """Processes that ran or waited for a core in the minute before."""
+    last_load: float = 0.0
+    """In the last minute of the run."""
     minutes: float = 0.0
     began: float = 0.0
 
@@ -64,13 +66,13 @@ class Circumstances:
         return cls(time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), os.getloadavg()[0], began=time.monotonic())
 
     def ended(self) -> Self:
-        return replace(self, minutes=(time.monotonic() - self.began) / 60)
+        return replace(self, last_load=os.getloadavg()[0], minutes=(time.monotonic() - self.began) / 60)
 
     def text(self) -> str:
         facts = {
             "date": f"{self.date}; the run took {self.minutes:.0f} minutes",
             "machine": f"{os.cpu_count()} x {_processor()}",
-            "load before": f"{self.load:.1f} in the last minute: what else the machine did",
+            "load": f"{self.load:.1f} in the minute before, {self.last_load:.1f} in the last; alone it makes about 1",
             "kernel": f"{platform.system()} {platform.release()}",
             "versions": f"mlbd {mlbd.__version__}, Python {platform.python_version()}, {_nft()}",
         }

@@ -178,7 +178,9 @@ class UplinkState:
                 failures.append(Failure(self.settings.name, index, number, "no-address", missing))
             else:
                 orders.append(Order(self.settings.name, index, number, facts.name, facts.index, address))
-        self._next_send = now + self._pace()
+        # The next round is due a pace after this one was, not after it was sent, unless that is past already.
+        planned = self._next_send + self._pace()
+        self._next_send = planned if planned > now else now + self._pace()
         for failure in failures:
             self._fail(round_, failure, now, out)
         self._schedule()
