@@ -19,7 +19,7 @@ setup:
 	@packaging/setup.sh
 
 demo: setup
-	@.venv/bin/mlbd demo
+	@.venv/bin/mlbd demo --once
 
 check: setup
 	.venv/bin/ruff check .

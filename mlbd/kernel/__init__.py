@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Self, get_args
 
 from mlbd.core.plan import Change
@@ -30,6 +31,7 @@ from mlbd.kernel.watch import Watch
 
 __all__ = ["CarrierReader", "LinuxKernel", "Watch"]
 
+_CAP_NET_ADMIN = 12
 _REFUSALS = (OSError, LookupError, ValueError, NftError)
 
 
@@ -40,6 +42,8 @@ class LinuxKernel:
     """
 
     def __init__(self, protocol: int, table_base: int) -> None:
+        if not _may_administer():
+            raise KernelUnavailableError(_unavailable("not permitted"))
         self._nftables = NfTables()
         try:
             self._nftables.look()
@@ -106,6 +110,12 @@ class LinuxKernel:
                 sysctl.write(obj)
         else:
             self._routing.change(first)
+
+
+def _may_administer() -> bool:
+    """Whether CAP_NET_ADMIN is in effect (capabilities(7)). Asked first: libnftables would print that it is not."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(fields["CapEff"], 16) & 1 << _CAP_NET_ADMIN)
 
 
 def _unavailable(reason: str) -> str:
