@@ -8,6 +8,7 @@ Answers are read and thrown away: no verdicts, no window, no timeouts, no kernel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
@@ -29,7 +30,8 @@ async def probe(address: str, interval: float) -> None:
     loop.add_reader(s, s.recv, 2048)
     number = 0
     while True:
-        s.send(request(number))
+        with contextlib.suppress(OSError):  # no route, or a connection tracking entry that routing has left
+            s.send(request(number))
         number += 1
         await asyncio.sleep(interval)
 

@@ -123,9 +123,10 @@ class Loop:
     async def run(self) -> None:
         """Runs until cancelled. Errors of the kernel are reported and retried, never raised."""
         while True:
+            began = self._clock()
             await self._cycle()
             self._arm()
-            reconsider = self.router.reconsider(self._clock())
+            reconsider = self.router.reconsider(began)
             while not self._pending:
                 due = min(self._look_at, self._retry_at, reconsider)
                 if due <= self._clock():

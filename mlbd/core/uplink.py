@@ -27,7 +27,7 @@ _EVIDENCE = 20
 _VOID = frozenset({"firewall", "no-buffer"})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Round:
     number: int
     due: float
@@ -68,6 +68,7 @@ class UplinkState:
         self._open: list[Round] = []
         self._number = 0
         self._newest_good = 0
+        self._newest_bad = 0
         self._good = 0
         self._bad = 0
         self._rising_since = now
@@ -313,12 +314,13 @@ class UplinkState:
         self._remark = ""
         if good:
             self._newest_good = max(self._newest_good, round_.number)
-            # Bad rounds sent after this one stay as many as they are, however late its reply came.
-            self._bad = sum(
-                r.good is False and not r.is_void for r in self._rounds.values() if r.number > round_.number
-            )
-            if self._bad:
-                return
+            if round_.number < self._newest_bad:
+                # Bad rounds sent after this one stay as many as they are, however late its reply came.
+                later = [r for r in self._rounds.values() if r.number > round_.number]
+                self._bad = sum(r.good is False and not r.is_void for r in later)
+                if self._bad:
+                    return
+            self._bad = 0
             if self._good == 0:
                 self._rising_since = now
             self._good += 1
@@ -326,6 +328,7 @@ class UplinkState:
             proven = self._good >= probe.rise and held
             self._signal("proven" if proven else "good", f"{self._good} of {self._good} probes answered", now, out)
         elif round_.number > self._newest_good:
+            self._newest_bad = max(self._newest_bad, round_.number)
             self._good = 0
             self._bad += 1
             failed = self._bad >= probe.fall
