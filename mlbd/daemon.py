@@ -35,6 +35,9 @@ from mlbd.loop import Loop, release
 from mlbd.probe import Prober
 from mlbd.report import Log, Metrics, Service
 
+GUARD_EVERY = 0.5
+"""Seconds between asking whether anybody changed nftables."""
+
 _FIXED = ("metrics", "control", "fwmark_mask", "table_base", "rule_priority", "protocol")
 """Keys of [daemon] that are read at start only."""
 
@@ -75,6 +78,7 @@ class Daemon:
                     group.create_task(self.loop.run(), name="loop"),
                     group.create_task(self._watch.run(), name="watch"),
                     group.create_task(self._miimon(), name="miimon"),
+                    group.create_task(self._guard_nftables(), name="nftables"),
                     group.create_task(self._ready(), name="ready"),
                 ]
                 if self.settings.daemon.metrics is not None:
@@ -188,6 +192,17 @@ class Daemon:
                 facts = known[name]
                 if carrier is not None and facts.up and carrier != facts.carrier:
                     self.loop.link(name, facts.index, facts.up, carrier)
+
+    async def _guard_nftables(self) -> None:
+        """Asks whether anybody changed it; to be told would make the kernel report every map element that we change."""
+        seen = None
+        while True:
+            with contextlib.suppress(OSError):  # said by the look that fails for the same reason
+                generation = self._kernel.nft_generation()
+                if seen is not None and generation != seen:
+                    self.loop.look_again()
+                seen = generation
+            await asyncio.sleep(GUARD_EVERY)
 
     async def _ready(self) -> None:
         """READY after the first applied cycle; then the watchdog is fed from this event loop, and no other."""

@@ -90,6 +90,10 @@ class LinuxKernel:
         except (NftError, ValueError) as error:
             raise OSError(f"the nftables counters can't be read: {error}") from error
 
+    def nft_generation(self) -> int:
+        """A number that changes with every nftables transaction, also of others. Cheap. Raises OSError."""
+        return self._nftables.generation()
+
     def close(self) -> None:
         self._routing.close()
         self._nftables.close()

@@ -149,6 +149,13 @@ class Requests:
         for _ in self._exchange(kind, flags | REQUEST | ACK, payload):
             pass
 
+    def get(self, kind: int, payload: bytes) -> bytes:
+        """The one message that answers a request, with its header."""
+        answers = [m for answer, _, m in self._exchange(kind, REQUEST | ACK, payload) if answer != _ERROR]
+        if len(answers) != 1:
+            raise OSError(errno.EPROTO, f"the kernel answered with {len(answers)} messages instead of one")
+        return answers[0]
+
     def dump(self, kind: int, payload: bytes) -> list[bytes]:
         """All messages of a dump, each with its header. A dump that the kernel interrupted is begun again."""
         for _ in range(_INTERRUPTED_DUMPS):

@@ -54,6 +54,10 @@ class NfTables:
         listing = self._list() or []
         return {c["name"]: int(c["packets"]) for item in listing if (c := item.get("counter")) is not None}
 
+    def generation(self) -> int:
+        """See `Elements.generation`."""
+        return self._elements.generation()
+
     def change(self, changes: Sequence[Change]) -> None:
         """All changes in one transaction. Raises NftError, and ValueError for what can't be written in nft's language.
 
