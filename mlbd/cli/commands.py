@@ -49,14 +49,15 @@ def status(options: argparse.Namespace) -> int:
         try:
             answer = request(_control(options.config), "status")
         except (NoDaemon, Refused) as error:
-            return _say(str(error), 1)
-        if options.json:
-            print(json.dumps(answer), flush=True)
+            if not options.watch:
+                return _say(str(error), 1)
+            text = f"mlbd: {error}"  # it may be restarting
         else:
-            terminal = sys.stdout.isatty()
-            print((CLEAR if options.watch and terminal else "") + render(answer, colour=terminal), flush=True)
-        if not options.watch:
-            return 0 if any(u["usable"] for u in answer["uplinks"]) else 3
+            text = json.dumps(answer) if options.json else render(answer, colour=sys.stdout.isatty())
+            if not options.watch:
+                print(text)
+                return 0 if any(u["usable"] for u in answer["uplinks"]) else 3
+        print((CLEAR if sys.stdout.isatty() and not options.json else "") + text, flush=True)
         time.sleep(1.0)
 
 

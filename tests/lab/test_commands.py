@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 
@@ -106,6 +109,22 @@ def test_status(start: Start) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "no daemon answers" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_status_is_watched(start: Start) -> None:
+    """`mlbd status --watch` shows it again every second, over a restart of the daemon, until interrupted."""
+    net, daemon = start(config=QUICK)
+    command = [sys.executable, "-m", "mlbd", "status", "--watch", "-c", str(daemon.file)]
+    watching = net.spawn("router", command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert watching.stdout is not None
+    headlines = (line for line in watching.stdout if line.startswith(b"mlbd"))
+    assert b"2 of 2 uplinks usable" in next(headlines)
+    daemon.kill()
+    assert any(b"no daemon answers" in line for line in headlines)
+    daemon.start()
+    assert any(b"2 of 2 uplinks usable" in line for line in headlines)
+    watching.send_signal(signal.SIGINT)
+    assert (watching.wait(timeout=5), watching.communicate()[1]) == (130, b"")
 
 
 def test_status_as_json(start: Start) -> None:
