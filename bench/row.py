@@ -69,11 +69,6 @@ def at_most(
     )
 
 
-def none_of(what: str, wrong: int, total: int, things: str) -> Row:
-    """A row about something that must not happen at all."""
-    return Row(what, f"{wrong} of {total} {things}", "0", f"{wrong} too many" if wrong else "")
-
-
 def all_of(what: str, right: int, total: int) -> Row:
     """A row about something that must always happen."""
     missing = total - right

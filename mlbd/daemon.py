@@ -117,15 +117,23 @@ class Daemon:
     async def _on_status(self, _: dict[str, object]) -> object:
         return self.status()
 
-    async def _on_reload(self, _: dict[str, object]) -> object:
+    async def _on_reload(self, asked: dict[str, object]) -> object:
+        self._refuse_other_file(asked)
         self.reload()
         return "reloaded"
 
-    async def _on_plan(self, _: dict[str, object]) -> object:
+    async def _on_plan(self, asked: dict[str, object]) -> object:
         """What a cycle would change now, with the configuration file as it is now."""
+        self._refuse_other_file(asked)
         settings = self._read()[0]
         now = self.loop.router.decide(time.monotonic())
         return await plan_of(self._kernel, settings, now.views, now.dead)
+
+    def _refuse_other_file(self, asked: dict[str, object]) -> None:
+        """Who names a file means that one; the daemon has only its own, and does not read others' for whoever asks."""
+        own = self.config.resolve()
+        if asked.get("config", str(own)) != str(own):
+            raise Refused(f"the daemon runs with {own}, not with {asked['config']}")
 
     def _on_hangup(self) -> None:
         with contextlib.suppress(Refused):  # said in the log
@@ -222,7 +230,7 @@ class Daemon:
 
     def transition(self, transition: Transition, took: float | None) -> None:
         self._log.transition(transition, took)
-        if took is not None:
+        if took is not None and transition.event == "uplink_down":
             self._metrics.failover(took)
 
     def cycle(self, cycle: CycleStatus, changes: Sequence[Change]) -> None:

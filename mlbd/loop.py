@@ -230,9 +230,9 @@ class Loop:
 
     def _note_repairs(self, expected: KernelState) -> None:
         """Reports what somebody else changed: it is not as we left it, and not as we want it."""
-        want = self._desired(self._mirror)
-        foreign = [c for c in plan(want, self._mirror) if c.new is not None and expected.get(c.new.key) == c.new]
-        extra = [c for c in plan(want, self._mirror) if c.new is None and c.object.key not in expected]
+        changes = plan(self._desired(self._mirror), self._mirror)
+        foreign = [c for c in changes if c.new is not None and expected.get(c.new.key) == c.new]
+        extra = [c for c in changes if c.new is None and c.object.key not in expected]
         if not foreign and not extra:
             self._repairs = 0
             return

@@ -68,7 +68,7 @@ def plan(options: argparse.Namespace) -> int:
         return 2
     note = ""
     try:
-        changes = request(loaded[0].daemon.control, "plan")
+        changes = request(loaded[0].daemon.control, "plan", config=str(options.config.resolve()))
     except NoDaemon:
         note = "No daemon is running; shown is what it would have done once its probes had found the uplinks good."
         from mlbd.daemon import plan_of
@@ -94,7 +94,7 @@ def reload(options: argparse.Namespace) -> int:
     if loaded is None:
         return 2
     try:
-        request(loaded[0].daemon.control, "reload")
+        request(loaded[0].daemon.control, "reload", config=str(options.config.resolve()))
     except NoDaemon as error:
         return _say(str(error), 1)
     except Refused as error:

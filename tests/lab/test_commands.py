@@ -111,6 +111,17 @@ def test_status(start: Start) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_another_file_than_the_daemons(start: Start) -> None:
+    """`plan` and `reload` with a file that the daemon does not run with are refused, and both files are named."""
+    net, daemon = start()
+    other = net.directory / "other.toml"
+    other.write_text(daemon.file.read_text())
+    for command in ("plan", "reload"):
+        done = mlbd(net, command, "-c", str(other))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"mlbd: the daemon runs with {daemon.file}, not with {other}\n"
+
+
 def test_status_is_watched(start: Start) -> None:
     """`mlbd status --watch` shows it again every second, over a restart of the daemon, until interrupted."""
     net, daemon = start(config=QUICK)
