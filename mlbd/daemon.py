@@ -22,14 +22,17 @@ from mlbd.config import ConfigError, Loaded, load
 from mlbd.control import AlreadyRunning, ControlServer, OneDaemon, Refused
 from mlbd.core.decision import View
 from mlbd.core.describe import describe
-from mlbd.core.desired import counter_name, desired
-from mlbd.core.layout import adopted, assign
+from mlbd.core.desired import desired
+from mlbd.core.diversion import diversions
+from mlbd.core.layout import Layout, adopted, assign
 from mlbd.core.plan import Change, plan
 from mlbd.core.ports import KernelUnavailableError
 from mlbd.core.probing import Failure, Order, Outcome
 from mlbd.core.router import Router, preview
+from mlbd.core.ruleset import counter_name
 from mlbd.core.settings import Settings
 from mlbd.core.status import CycleStatus, Status, Transition
+from mlbd.explaining import Explainer
 from mlbd.kernel import CarrierReader, LinuxKernel, Watch
 from mlbd.loop import Loop, release
 from mlbd.probe import Prober
@@ -64,7 +67,7 @@ class Daemon:
         """Returns when told to stop. Raises what a part failed of; the kernel then keeps what it has."""
         control = ControlServer(
             self.settings.daemon.control,
-            {"status": self._on_status, "plan": self._on_plan, "reload": self._on_reload},
+            {"status": self._on_status, "plan": self._on_plan, "explain": self._on_explain, "reload": self._on_reload},
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -111,8 +114,12 @@ class Daemon:
             uplinks=router.uplink_status(now, offset),
             policies=router.policy_status(),
             last_cycle=self.loop.last_cycle,
-            warnings=self.warnings,
+            warnings=(*self.warnings, *self._diversions()),
         )
+
+    def _diversions(self) -> tuple[str, ...]:
+        seen = self.loop.observation
+        return () if seen is None else diversions(seen.foreign_rules, seen.wide_routes, Layout.of(self.settings.daemon))
 
     async def _on_status(self, _: dict[str, object]) -> object:
         return self.status()
@@ -128,6 +135,14 @@ class Daemon:
         settings = self._read()[0]
         now = self.loop.router.decide(time.monotonic())
         return await plan_of(self._kernel, settings, now.views, now.dead)
+
+    async def _on_explain(self, asked: dict[str, object]) -> object:
+        """Where a packet would go, by what is in force."""
+        router, seen = self.loop.router, self.loop.observation
+        if seen is None:
+            raise Refused("the kernel has not been looked at yet; ask again in a moment")
+        now = router.decide(time.monotonic())
+        return await Explainer(self._kernel, router.settings, router.identities, now, seen).answer(asked)
 
     def _refuse_other_file(self, asked: dict[str, object]) -> None:
         """Who names a file means that one; the daemon has only its own, and does not read others' for whoever asks."""
@@ -270,7 +285,7 @@ async def plan_of(
     interfaces: Collection[str] = [u.interface for u in settings.uplinks]
     observation = await kernel.observe(interfaces)
     identities = assign(settings, adopted(observation.state))
-    decision = preview(settings, identities, observation.facts, known, dead)
+    decision = preview(settings, identities, observation.facts, known, dead, observation.lan_prefixes)
     want = desired(settings, identities, decision, observation.state)
     return [
         {"action": change.action, "kind": change.kind, "text": describe(change)}

@@ -68,6 +68,8 @@ class Loop:
     ) -> None:
         self.router = router
         self.last_cycle: CycleStatus | None = None
+        self.observation: Observation | None = None
+        """The last full look."""
         self._kernel = kernel
         self._send = send
         self._report = report
@@ -219,12 +221,13 @@ class Loop:
         asked: set[str] = set()
         while not asked.issuperset(self.router.interfaces()):  # a reload may come in between
             asked = set(self.router.interfaces())
-            saved = {item.interface for item in self._mirror.values() if isinstance(item, Saved)}
+            saved = {item.scope for item in self._mirror.values() if isinstance(item, Saved)}
             observation = await self._kernel.observe(asked | saved)
         expected = self._mirror if self._mirror_true else None
         self._notes = KernelState(item for item in self._mirror.values() if isinstance(item, Saved))
         self._mirror, self._mirror_true, self._seen = observation.state, True, True
-        self._note(self.router.see(observation.facts, self._clock()))
+        self.observation = observation
+        self._note(self.router.see(observation.facts, self._clock(), observation.lan_prefixes))
         if expected is not None:
             self._note_repairs(expected)
 
@@ -306,6 +309,6 @@ def _error_text(error: ApplyError) -> str:
 async def release(kernel: Kernel) -> Sequence[ApplyError]:
     """Removes everything owned; sysctls become what they were. Looks twice: sysctls are shown of known interfaces."""
     observation: Observation = await kernel.observe(())
-    saved = {item.interface for item in observation.state.values() if isinstance(item, Saved)}
+    saved = {item.scope for item in observation.state.values() if isinstance(item, Saved)}
     state = (await kernel.observe(saved)).state
     return await kernel.apply(plan(released(state), state))

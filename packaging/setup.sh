@@ -43,11 +43,12 @@ missing_packages() {
         done
     done <<'LIST'
 nftables nft
-iproute2 ip
+iproute2 ip ss
 conntrack conntrack
 iputils-ping ping
 util-linux nsenter setpriv
 procps ps sysctl
+curl curl
 LIST
     ldconfig -p | grep -qF libnftables.so.1 || echo libnftables1
     [ -n "$(find_python)" ] || echo python3 python3-venv
@@ -93,6 +94,40 @@ if [ -n "$missing" ]; then
 fi
 python=$(find_python)
 [ -n "$python" ] || die "Python 3.11 or newer is needed, and $(python3 --version 2>&1 || echo none) is what is here."
+
+# --- A real FTP server, for tests -------------------------------------------------------------------------------
+
+# Unpacked and not installed: installed, it would be a service that runs. Needs no rights. Where this fails, the tests
+# with it are skipped.
+unpack_vsftpd() {
+    rm -rf build/debian
+    mkdir -p build/debian/download/lists/partial build/debian/download/archives/partial
+    if ! apt-cache show --no-all-versions vsftpd >/dev/null 2>&1; then
+        own="-o Dir::State::Lists=$PWD/build/debian/download/lists -o Dir::Cache=$PWD/build/debian/download"
+    fi
+    (
+        # shellcheck disable=SC2086 # options are split into words on purpose
+        apt() { command=$1 && shift && "apt-$command" -qq -o APT::Sandbox::User=root ${own:-} "$@"; }
+        cd build/debian/download
+        [ -z "${own:-}" ] || apt get update
+        # With the libraries that are not installed here. A simulation needs no rights.
+        apt get -s install --no-install-recommends vsftpd | awk '/^Inst/ { print $2 }' >wanted
+        [ -s wanted ] || echo vsftpd >wanted # installed already
+        apt get download $(cat wanted)
+    ) || return
+    for package in build/debian/download/*.deb; do
+        dpkg-deb -x "$package" build/debian || return
+    done
+    rm -r build/debian/download
+}
+
+if [ ! -x build/debian/usr/sbin/vsftpd ] && command -v apt-get >/dev/null; then
+    echo "Unpacking Debian's vsftpd into build/debian"
+    unpack_vsftpd || {
+        rm -rf build/debian
+        echo "apt-get could not download vsftpd; see above. The tests with it will be skipped." >&2
+    }
+fi
 
 # --- The virtual environment ------------------------------------------------------------------------------------
 

@@ -26,9 +26,10 @@ MAY: dict[str, set[str]] = {
     "report": {"core"},
     "control": {"core"},
     "loop": {"core"},
-    "daemon": {"core", "config", "kernel", "probe", "report", "control", "loop"},
+    "explaining": {"core", "control"},
+    "daemon": {"core", "config", "kernel", "probe", "report", "control", "loop", "explaining"},
     "lab": {"core", "config"},
-    "cli": {"core", "config", "kernel", "probe", "report", "control", "loop", "daemon", "lab"},
+    "cli": {"core", "config", "kernel", "probe", "report", "control", "loop", "explaining", "daemon", "lab"},
 }
 """What each layer may import of the others; the version in `mlbd` itself, everybody."""
 
@@ -40,13 +41,14 @@ REASON = {
     "report": "an adapter translates between one outside and the core; siblings meet in the daemon",
     "control": "an adapter translates between one outside and the core; siblings meet in the daemon",
     "loop": "the loop knows the core and the protocol `Kernel`, no adapter",
+    "explaining": "answers of the daemon are composed of the core and what the kernel is asked by a protocol",
     "daemon": "the composition root is below the commands, and the lab is theirs",
     "lab": "the lab stands beside the program: it reads its configuration and runs it, but is no part of it",
     "cli": "commands may import everything",
 }
 
 PURE = {
-    "__future__", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "enum", "functools", "hashlib", "heapq",
     "ipaddress", "itertools", "math", "operator", "typing",
 }  # fmt: skip
 """What the core may import of the standard library: nothing in it can wait, look at a clock, or reach outside."""

@@ -89,6 +89,25 @@ def plan(options: argparse.Namespace) -> int:
     return 3 if changes else 0
 
 
+def explain(options: argparse.Namespace) -> int:
+    """The daemon answers, since it knows the verdicts; what can't be asked is said without it."""
+    from mlbd.core.question import question
+    from mlbd.report.explanation import render
+
+    keys = ("destination", "source", "interface", "protocol", "port", "source_port", "mark")
+    asked = {key: value for key in keys if (value := getattr(options, key)) is not None}
+    try:
+        question(**asked)
+    except ValueError as error:
+        return _say(str(error), 2)
+    try:
+        answer = request(_control(options.config), "explain", **asked)
+    except (NoDaemon, Refused) as error:
+        return _say(str(error), 1)
+    print(json.dumps(answer) if options.json else render(answer))
+    return 0
+
+
 def reload(options: argparse.Namespace) -> int:
     loaded = load_or_complain(options.config)
     if loaded is None:

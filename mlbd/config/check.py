@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 import msgspec
 
 from mlbd.config import values
+from mlbd.config.keys import Absent, Key, Table
 from mlbd.config.problems import Findings, Path, Unfit, nearest, shown
-from mlbd.config.schema import TABLES, Absent, Key, Table
+from mlbd.config.schema import TABLES
 
 _WRONG = object()
 _INNER = re.compile(r"at `\$\[([0-9]+)\]`$")
@@ -135,6 +136,9 @@ def _meaning(key: Key, path: Path, value: Any, findings: Findings) -> Any:
     if key.holds == "one":
         return _one(key, path, value, findings)
     if key.holds == "array":
+        if key.bare and not isinstance(value, list):
+            meaning = _one(key, path, value, findings)
+            return meaning if meaning is _WRONG else (meaning,)
         if not isinstance(value, list):
             hint = f"write [{shown(value)}]" if isinstance(value, str) else ""
             findings.error(path, shown(value), f"an array, each element {key.expected}", hint)
@@ -142,10 +146,12 @@ def _meaning(key: Key, path: Path, value: Any, findings: Findings) -> Any:
         meanings = tuple(_one(key, (*path, index), item, findings) for index, item in enumerate(value))
         sound = _WRONG not in meanings
         if key.each_once:
+            seen = {_WRONG}
             for index, meaning in enumerate(meanings):
-                if meaning is not _WRONG and meaning in meanings[:index]:
+                if meaning in seen and meaning is not _WRONG:
                     findings.error((*path, index), shown(value[index]), "each only once")
                     sound = False
+                seen.add(meaning)
         return meanings if sound else _WRONG
     if not isinstance(value, dict):
         findings.error(path, shown(value), f"a table, each value {key.expected}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from mlbd.config.check import Checked
 from mlbd.config.problems import Findings, Path, nearest, shown
@@ -15,8 +15,10 @@ MAX_POLICIES = 25
 """Policies take their codes from 127 downwards; uplinks have 1 to 100 of them, and `main` one."""
 
 
-def check_policies(tables: Sequence[Checked], uplinks: Sequence[Checked], findings: Findings) -> None:
-    """Note what is wrong with the policies, and which uplinks are in none."""
+def check_policies(
+    tables: Sequence[Checked], uplinks: Sequence[Checked], elsewhere: Set[str], findings: Findings
+) -> None:
+    """Note what is wrong with the policies, and which uplinks are neither in one nor in `elsewhere`."""
     known = list(dict.fromkeys(uplink["name"] for uplink in uplinks if uplink.sound("name")))
     if len(tables) > MAX_POLICIES:
         expected = f"at most {MAX_POLICIES}"
@@ -28,7 +30,7 @@ def check_policies(tables: Sequence[Checked], uplinks: Sequence[Checked], findin
         _weights(table, known, findings)
     if not tables or not all(table.sound("members") for table in tables):
         return
-    used = {name for table in tables for _, name in _named(table)}
+    used = elsewhere | {name for table in tables for _, name in _named(table)}
     for uplink in uplinks:
         if uplink.sound("name") and uplink["name"] not in used:
             lonely = f"{shown(uplink['name'])} is in no policy: it will only carry replies to what comes in by it"
@@ -42,21 +44,21 @@ def policies(tables: Sequence[Checked], uplinks: Sequence[Uplink]) -> tuple[Poli
         return (Policy(name=IMPLICIT, tiers=(tuple(usual),), weights=tuple(usual.items())),)
     found = []
     for table in tables:
-        tiers = _tiers(table)
+        spread = tiers(table)
         weights = usual | table["weights"]
         found.append(
             Policy(
                 name=table["name"],
                 method=table["method"],
-                tiers=tiers,
-                weights=tuple((name, weights[name]) for tier in tiers for name in tier),
+                tiers=spread,
+                weights=tuple((name, weights[name]) for tier in spread for name in tier),
                 last_resort=table["last_resort"],
             )
         )
     return tuple(found)
 
 
-def _tiers(table: Checked) -> tuple[tuple[str, ...], ...]:
+def tiers(table: Checked) -> tuple[tuple[str, ...], ...]:
     """A flat list is one tier, in a failover policy a tier for each member."""
     members = table["members"]
     if any(isinstance(member, list) for member in members):
@@ -87,7 +89,7 @@ def _members(table: Checked, known: Sequence[str], findings: Findings) -> None:
     seen: set[str] = set()
     for place, name in _named(table):
         if name not in known:
-            findings.error(place, shown(name), "the name of an uplink", _which(name, known))
+            findings.error(place, shown(name), "the name of an uplink", which(name, known))
         elif name in seen:
             findings.error(place, shown(name), "each uplink only once in a policy")
         seen.add(name)
@@ -101,12 +103,13 @@ def _weights(table: Checked, known: Sequence[str], findings: Findings) -> None:
             hint = (
                 "it is not a member of this policy"
                 if name in known
-                else _which(name, [uplink for uplink in known if uplink in members])
+                else which(name, [uplink for uplink in known if uplink in members])
             )
             findings.error((*path, name), shown(name), "the name of a member", hint)
-    if weights and table.sound("members", "weights", "method") and all(len(tier) == 1 for tier in _tiers(table)):
+    if weights and table.sound("members", "weights", "method") and all(len(tier) == 1 for tier in tiers(table)):
         findings.warn(path, "these weights have no effect: every tier has one member")
 
 
-def _which(name: str, known: Sequence[str]) -> str:
+def which(name: str, known: Sequence[str]) -> str:
+    """The known name that was probably meant; all of them if none resembles it."""
     return nearest(name, known) or (f"there are {', '.join(known)}" if known else "")

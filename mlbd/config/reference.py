@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlbd.config.schema import TABLES, Absent, Key, Table
+from mlbd.config.keys import Absent, Key, Table
+from mlbd.config.schema import TABLES
 
 _BLOCK = re.compile(r"<!-- keys: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -29,7 +30,8 @@ def markdown(table: Table) -> str:
 
 
 def _accepts(key: Key) -> str:
-    kind = {"one": "", "array": "an array, each element ", "table": "a table, by uplink, each value "}[key.holds]
+    array = "one or an array, each " if key.bare else "an array, each element "
+    kind = {"one": "", "array": array, "table": "a table, by uplink, each value "}[key.holds]
     return kind + key.expected
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from itertools import chain
 
 from mlbd.config.check import Checked
 from mlbd.config.policies import IMPLICIT, check_policies, policies
 from mlbd.config.problems import Findings, Path, shown
+from mlbd.config.rules import check_rules, rules, used
 from mlbd.config.values import seconds_text
 from mlbd.core.settings import MAX_UPLINK_ID, Conntrack, Daemon, Probe, Settings, Target, Uplink
 
@@ -30,7 +32,11 @@ def relate(tables: Tables, findings: Findings) -> None:
         _probe(probe, findings)
     for uplink in uplinks:
         _gateway_target(uplink, general.under(uplink.inner["probe"]), findings)
-    check_policies(tables["policy"], uplinks, findings)
+    check_policies(tables["policy"], uplinks, used(tables["rule"]), findings)
+    _each_its_own(tables["rule"], "name", "a name that no other rule has", findings, "rules are told apart by name")
+    check_rules(tables, findings)
+    _own_connections(uplinks, tables["daemon"][0], findings)
+    _prefixes(uplinks, findings)
 
 
 def settings(tables: Tables) -> Settings:
@@ -43,20 +49,21 @@ def settings(tables: Tables) -> Settings:
     return Settings(
         uplinks=uplinks,
         policies=policies(tables["policy"], uplinks),
+        rules=rules(tables),
         conntrack=Conntrack(**conntrack.settings()),
         daemon=Daemon(**daemon.settings()),
     )
 
 
-def _each_its_own(uplinks: Sequence[Checked], key: str, expected: str, findings: Findings, reason: str) -> None:
+def _each_its_own(tables: Sequence[Checked], key: str, expected: str, findings: Findings, reason: str) -> None:
     first: dict[object, Checked] = {}
-    for uplink in uplinks:
-        if not uplink.sound(key) or uplink[key] is None:
+    for table in tables:
+        if not table.sound(key) or table[key] is None:
             continue
-        earlier = first.setdefault(uplink[key], uplink)
-        if earlier is not uplink:
+        earlier = first.setdefault(table[key], table)
+        if earlier is not table:
             has = f"line {findings.line(earlier.at(key))} has it"
-            findings.error(uplink.at(key), shown(uplink[key]), expected, f"{has}; {reason}")
+            findings.error(table.at(key), shown(table[key]), expected, f"{has}; {reason}")
 
 
 def _names(uplinks: Sequence[Checked], policy_tables: Sequence[Checked], findings: Findings) -> None:
@@ -72,6 +79,32 @@ def _names(uplinks: Sequence[Checked], policy_tables: Sequence[Checked], finding
             findings.error(path, shown(name), "a name that no other uplink or policy has", taken[name])
         else:
             taken[name] = f"the {table.table.name} on line {findings.line(path)} has it"
+
+
+def _own_connections(uplinks: Sequence[Checked], daemon: Checked, findings: Findings) -> None:
+    if not daemon.sound("own_connections") or daemon["own_connections"] != "mark":
+        return
+    for uplink in uplinks:
+        if uplink.sound("masquerade") and not uplink["masquerade"]:
+            findings.error(
+                uplink.at("masquerade"), 'masquerade = false with own_connections = "mark"',
+                'masquerade = true, or own_connections = "route"',
+                "marks choose after the source address was chosen, so that a packet of the router would leave here "
+                "with another uplink's address"
+            )  # fmt: skip
+
+
+def _prefixes(uplinks: Sequence[Checked], findings: Findings) -> None:
+    """A prefix says whose an address is, so no two may overlap."""
+    fixed = [(u, ip_network(u["prefix6"])) for u in uplinks if u.sound("prefix6") and u["prefix6"] is not None]
+    for position, (uplink, prefix) in enumerate(fixed):
+        for earlier, other in fixed[:position]:
+            if prefix.overlaps(other):
+                has = f"line {findings.line(earlier.at('prefix6'))} has {other}"
+                expected = "a prefix apart from other uplinks' prefixes"
+                findings.error(uplink.at("prefix6"), shown(str(prefix)), expected, f"{has}; a prefix tells by which "
+                               "uplink its addresses leave")  # fmt: skip
+                break
 
 
 def _probe(probe: Checked, findings: Findings) -> None:

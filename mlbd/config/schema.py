@@ -6,79 +6,13 @@ from it. What a key means to the core is in `mlbd.core.settings`, whose fields h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from mlbd.config import values
-from mlbd.core.settings import MAX_UPLINK_ID, LastResort, Method, Nat6
-
-
-class Absent(Enum):
-    """What it means that a key has no default."""
-
-    REQUIRED = "required"
-    NONE = "none"
-    """Something is then found out or decided by the program, as the key's explanation says."""
-
-
-def _as_is(value: Any) -> Any:
-    return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    name: str
-    type: Any
-    """What `msgspec.convert` accepts; of one element, or one value, if the key holds several."""
-    default: Any
-    """As it would stand in the file; or `Absent`."""
-    expected: str
-    """What would be right, as in "expected a whole number from 1 to 256"; for arrays and tables, what is in them."""
-    explanation: str
-    """What the key is for, one sentence or two."""
-    read: Callable[[Any], Any] = _as_is
-    """From the value to its meaning; raises `mlbd.config.problems.Unfit`."""
-    holds: Literal["one", "array", "table"] = "one"
-    """Whether it is one value, an array of such values, or a table of them by name."""
-    each_once: bool = False
-    """No two elements of the array may mean the same."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    name: str
-    many: bool
-    """Written `[[name]]`, once for each of them."""
-    explanation: str
-    keys: tuple[Key, ...]
-    inner: tuple[Table, ...] = ()
-    """Tables inside it, `[name.inner]`."""
-
-    def key(self, name: str) -> Key:
-        """The key of that name; KeyError if there is none."""
-        return {key.name: key for key in self.keys}[name]
-
-    @property
-    def heading(self) -> str:
-        """As it is written in a file, `[[uplink]]` or `[probe]`."""
-        return f"[[{self.name}]]" if self.many else f"[{self.name}]"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of everything that may stand in it."""
-        return (*(key.name for key in self.keys), *(table.name for table in self.inner))
-
-
-Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,14}\Z")]
-NAME = "a name of up to 15 lower-case letters, digits, _ and -, beginning with a letter"
-Weight = Annotated[int, Meta(ge=1, le=256)]
-WEIGHT = "a whole number from 1 to 256"
-Count = Annotated[int, Meta(ge=1, le=1000)]
-COUNT = "a whole number from 1 to 1000"
+from mlbd.config import conditions, values
+from mlbd.config.keys import COUNT, NAME, WEIGHT, Absent, Count, Key, Name, Table, Weight
+from mlbd.core.settings import MAX_UPLINK_ID, LastResort, Nat6
 
 PROBE = Table(
     name="probe",
@@ -167,8 +101,16 @@ UPLINK = Table(
             explanation="Whether IPv4 packets that leave here get the interface's address as their source.",
         ),
         Key(
-            name="nat6", type=Nat6, default="none", expected='"none" or "masquerade"',
-            explanation="The same for IPv6: `masquerade`, or `none`, the packets leave as they are.",
+            name="nat6", type=Nat6, default="none", expected='"none", "masquerade" or "prefix"',
+            explanation="The same for IPv6: `none`, the packets leave as they are; `masquerade`; or `prefix`, LAN "
+            "prefixes become this uplink's and the host's part stays (NPTv6, as in RFC 6296).",
+        ),
+        Key(
+            name="prefix6", type=str, default="auto", read=values.prefix6,
+            expected='"auto" or an IPv6 prefix of length 32 to 64, such as "2001:db8:1::/48"',
+            explanation="The IPv6 prefix that is this uplink's: sources in it leave by no other uplink that does not "
+            "translate; with `nat6 = \"prefix\"`, LAN prefixes are translated to it. `auto`: what DHCPv6 delegated "
+            "(found by the unreachable route that its client leaves), else the prefix of the interface's own address.",
         ),
         Key(
             name="id", type=Annotated[int, Meta(ge=1, le=MAX_UPLINK_ID)], default=Absent.NONE,
@@ -186,18 +128,18 @@ UPLINK = Table(
 POLICY = Table(
     name="policy",
     many=True,
-    explanation="How connections are spread over uplinks. The first is what traffic takes. Without one there is "
-    "`balanced`: method `random`, all uplinks in one tier.",
+    explanation="How connections are spread over uplinks. The first is what traffic takes that no rule "
+    "matches. Without one there is `balanced`: method `random`, all uplinks in one tier.",
     keys=(
         Key(
             name="name", type=Name, default=Absent.REQUIRED, expected=NAME,
             explanation="What the policy is called; no other policy or uplink may be called so.",
         ),
         Key(
-            name="method", type=Method, default="random",
-            expected='"random", "round-robin", "hash-source" or "failover"',
+            name="method", type=str, default="random", read=values.method, expected=values.METHOD,
             explanation="How a new connection gets its uplink among the usable members of a tier: by chance, in turn, "
-            "by its source address, or (`failover`) in a flat list always the first.",
+            "by its source address, by the kernel's own hash over one weighted multipath route (`multipath`), or "
+            "(`failover`) in a flat list always the first. With all of them a connection keeps its uplink.",
         ),
         Key(
             name="members", type=str | list[str], holds="array", default=Absent.REQUIRED,
@@ -214,6 +156,64 @@ POLICY = Table(
             expected='"best", "unreachable", "blackhole" or "main"',
             explanation="When no member is usable. `best`: the member that failed last but has carrier; `unreachable`: "
             "refuse with an ICMP error; `blackhole`: drop silently; `main`: leave it to the other routing.",
+        ),
+    ),
+)  # fmt: skip
+
+RULE = Table(
+    name="rule",
+    many=True,
+    explanation="Which new connections use what. The first rule that matches decides; without one, the first policy.",
+    keys=(
+        Key(
+            name="name", type=Name, default=Absent.REQUIRED, expected=NAME,
+            explanation="What the rule is called; no other rule may be called so.",
+        ),
+        Key(
+            name="from", type=str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.prefix, expected=conditions.PREFIX,
+            explanation="Source addresses, IPv4 and IPv6. Prefixes of one family only leave the other family to later "
+            "rules.",
+        ),
+        Key(
+            name="to", type=str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.prefix, expected=conditions.PREFIX, explanation="Destination addresses, likewise.",
+        ),
+        Key(
+            name="interface", type=str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.interface, expected='the name of a network interface, such as "eth0"',
+            explanation="By which interface the connection comes in; `lo`: the router's own connections. Without it, "
+            "both.",
+        ),
+        Key(
+            name="protocol", type=int | str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.protocol, expected=conditions.PROTOCOL,
+            explanation="The IP protocol. Where there are ports and no protocol, TCP and UDP.",
+        ),
+        Key(
+            name="ports", type=int | str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.ports, expected=conditions.PORTS, explanation="Destination ports.",
+        ),
+        Key(
+            name="source_ports", type=int | str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.ports, expected=conditions.PORTS, explanation="Source ports.",
+        ),
+        Key(
+            name="mark", type=int | str, holds="array", bare=True, each_once=True, default=Absent.NONE,
+            read=conditions.mark, expected=conditions.MARK,
+            explanation="The packet's mark, as another program has set it. Without a mask, all bits count but those of "
+            "`daemon.fwmark_mask`, which are ours.",
+        ),
+        Key(
+            name="use", type=str, default=Absent.REQUIRED, expected='the name of a policy or an uplink, or "main"',
+            explanation="A policy; an uplink, and while that is not usable the next rule that matches decides; or "
+            "`main`: not ours to route.",
+        ),
+        Key(
+            name="sticky", type=str, default=Absent.NONE, read=values.duration(least=1.0, zero=False),
+            expected=values.DURATION,
+            explanation="The same source keeps its uplink this long after its last connection, unless the uplink is no "
+            "longer usable. Without it, every connection is given one anew.",
         ),
     ),
 )  # fmt: skip
@@ -275,21 +275,29 @@ DAEMON = Table(
             explanation="How long start-up waits for first verdicts before it changes anything.",
         ),
         Key(
+            name="own_connections", type=Literal["route", "mark"], default="route", expected='"route" or "mark"',
+            explanation="How the router's own connections get their uplink. `route`: by routing, which follows rules "
+            "and weights and chooses the right source address; `mark`: by the policy's exact method, as forwarded "
+            "ones, which needs uplinks that translate (in IPv6 `nat6 = \"masquerade\"`, else routing chooses there) "
+            "and overrides bound source addresses.",
+        ),
+        Key(
             name="fwmark_mask", type=int | str, default=0xFF000000, read=values.mask,
             expected="a mask of eight bits in a row, such as 0xff000000",
             explanation="The bits of packet and connection marks that are ours; the others are never changed.",
         ),
-        # The tables are base+1 .. base+255; 253 to 255 are the kernel's own, and 2^31 is where its numbers end.
+        # The tables are base+1 .. base+511; 253 to 255 are the kernel's own, and 2^31 is where its numbers end.
         Key(
-            name="table_base", type=Annotated[int, Meta(ge=256, le=2**31 - 1 - 255)], default=20000,
-            expected="a whole number from 256 to 2147483392, to stay clear of the kernel's tables 0 and 253 to 255",
-            explanation="Uplink number n uses routing table `table_base` + n; the 255 tables above it are ours.",
+            name="table_base", type=Annotated[int, Meta(ge=256, le=2**31 - 1 - 511)], default=20000,
+            expected="a whole number from 256 to 2147483136, to stay clear of the kernel's tables 0 and 253 to 255",
+            explanation="Uplink number n uses routing table `table_base` + n; the 511 tables above it are ours.",
         ),
-        # The rules are at base .. base+9990; `main` is looked up at 32766.
+        # Rules with a mark are at 1000, the others at base .. base+9990; `main` is looked up at 32766.
         Key(
-            name="rule_priority", type=Annotated[int, Meta(ge=1, le=22000)], default=10000,
-            expected="a whole number from 1 to 22000, as the 9990 above it are used and main's rule is at 32766",
-            explanation="The first of the routing rule priorities used.",
+            name="rule_priority", type=Annotated[int, Meta(ge=1001, le=22000)], default=10000,
+            expected="a whole number from 1001 to 22000, as rules with a mark are at 1000, the 9990 above it are used "
+            "and main's rule is at 32766",
+            explanation="The first of the routing rule priorities used, but for 1000, where rules with a mark begin.",
         ),
         Key(
             name="protocol", type=Annotated[int, Meta(ge=0, le=255)], default=109, read=values.protocol,
@@ -299,4 +307,4 @@ DAEMON = Table(
     ),
 )  # fmt: skip
 
-TABLES = (UPLINK, PROBE, POLICY, CONNTRACK, DAEMON)
+TABLES = (UPLINK, PROBE, POLICY, RULE, CONNTRACK, DAEMON)

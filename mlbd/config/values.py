@@ -10,9 +10,10 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable
+from typing import get_args
 
 from mlbd.config.problems import Unfit, nearest
-from mlbd.core.settings import AUTO, Family, GatewaySetting, Target
+from mlbd.core.settings import AUTO, Family, GatewaySetting, Method, Target
 
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}  # milliseconds
 _PART = r"(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)%s)?"
@@ -57,13 +58,18 @@ def timeout(text: str) -> float | None:
 
 
 def interface(name: str) -> str:
+    """What an uplink leaves by."""
+    if name == "lo":
+        raise Unfit("nothing leaves the router by the loopback interface")
+    return any_interface(name)
+
+
+def any_interface(name: str) -> str:
     """A name that Linux accepts (`dev_valid_name` in net/core/dev.c) and nftables can express literally."""
     if not 1 <= len(name.encode()) <= 15:
         raise Unfit(f"Linux takes names of 1 to 15 bytes, this has {len(name.encode())}")
     if name in (".", "..", "all", "default"):  # the last two would be directories beside those of interfaces
         raise Unfit("Linux has no interface of this name")
-    if name == "lo":
-        raise Unfit("nothing leaves the router by the loopback interface")
     for character in name:
         if character in "/:" or character.isspace():
             raise Unfit(f"Linux takes no {_named(character)} in the name of an interface")
@@ -100,6 +106,45 @@ def gateway(family: Family) -> Callable[[str], GatewaySetting]:
         return GatewaySetting(source="fixed", address=_without_zone(address))
 
     return read
+
+
+def prefix6(text: str) -> str | None:
+    """A canonical IPv6 prefix that a provider may have given out; None for "auto"."""
+    if text == "auto":
+        return None
+    if "%" in text:
+        raise Unfit("a prefix has no interface")
+    try:
+        found = ipaddress.ip_interface(text)
+    except ValueError:
+        raise Unfit(nearest(text, ("auto",))) from None
+    if found.version == 4:
+        raise Unfit("this is an IPv4 prefix")
+    if reason := _unsuitable(found.ip):
+        raise Unfit(reason)
+    if not 32 <= found.network.prefixlen <= 64:
+        raise Unfit(f"its length is {found.network.prefixlen}")
+    if found.ip != found.network.network_address:
+        raise Unfit(f'bits behind the prefix are set: write "{found.network}"')
+    return str(found.network)
+
+
+METHODS: tuple[Method, ...] = get_args(Method)
+METHOD = '"random", "round-robin", "hash-source", "multipath" or "failover"'
+_PER_PACKET = ("per-packet", "per_packet", "packet", "packets", "equalize", "rr", "balance-rr", "nth", "teql")
+
+
+def method(text: str) -> Method:
+    """How a policy spreads connections. What people know from elsewhere for spreading packets gets the reason."""
+    for known in METHODS:
+        if text == known:
+            return known
+    if text.lower() in _PER_PACKET:
+        raise Unfit(
+            "balancing packet by packet breaks connections, as each uplink translates to another address (1+1<1), so "
+            'it is not offered; "round-robin" gives connections in turn'
+        )
+    raise Unfit(nearest(text, METHODS))
 
 
 def target(text: str) -> Target:

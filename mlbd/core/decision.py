@@ -59,6 +59,13 @@ class Decision:
     dead: frozenset[str]
     """Uplinks whose established TCP connections are reset when they send."""
     settled: bool
+    lan_prefixes: tuple[str, ...] = ()
+    """As of `mlbd.core.ports.Observation`."""
+
+    def carries(self, uplink: str, family: Family) -> bool:
+        """Whether a rule that names the uplink may send new connections by it."""
+        view = self.views[uplink]
+        return self.settled and view.usable and view.path(family) is not None
 
 
 MAIN = Pick(last_resort="main")

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from mlbd.core.plan import Change
-from mlbd.core.state import Chain, Counter, Helper, Hop, MarkSet, Object, Route, Rule, Saved, SlotMap, Statement, Sysctl
+from mlbd.core.state import (
+    AddressSet,
+    Chain,
+    Counter,
+    Helper,
+    Hop,
+    MarkSet,
+    Object,
+    Route,
+    Rule,
+    Saved,
+    SlotMap,
+    Statement,
+    Sysctl,
+)
 
+_LONGEST = 200
 SIGNS = {"add": "+", "replace": "~", "delete": "-"}
 
 
@@ -21,7 +36,7 @@ def describe(change: Change) -> str:
     if isinstance(old, Chain) and isinstance(new, Chain):
         return "\n".join([line, *_statement_diff(old, new)])
     if isinstance(new, Chain):
-        return "\n".join([line, *(f"      + {s.text}" for s in new.statements)])
+        return "\n".join([line, *(f"      + {_text(s)}" for s in new.statements)])
     return line
 
 
@@ -44,9 +59,14 @@ def describe_object(item: Object) -> str:
         case Helper():
             return f"nft ct helper {item.name} ({item.protocol})"
         case Saved():
-            return f"nft element saved {item.interface}: {' '.join(f'{n}={v}' for n, v in item.values)}"
+            return f"nft element saved {item.scope}: {' '.join(f'{n}={v}' for n, v in item.values)}"
         case Sysctl():
-            return f"sysctl net.ipv4.conf.{item.interface}.{item.name} = {item.value}"
+            where = (
+                f"net{item.scope.replace('/', '.')}" if item.scope.startswith("/") else f"net.ipv4.conf.{item.scope}"
+            )
+            return f"sysctl {where}.{item.name} = {item.value}"
+        case AddressSet():
+            return f"nft set {item.name}: IPv{item.family} addresses, each for {item.timeout} s"
 
 
 def _way(route: Route) -> str:
@@ -65,6 +85,13 @@ def _selector(rule: Rule) -> str:
     parts = [f"from {rule.source or 'all'}"]
     if rule.mark is not None:
         parts.append(f"fwmark {rule.mark:#x}/{rule.mask or 0:#x}")
+    if rule.destination:
+        parts.insert(1, f"to {rule.destination}")
+    if rule.protocol is not None:
+        parts.append(f"ipproto {rule.protocol}")
+    for word, ports in (("sport", rule.source_ports), ("dport", rule.ports)):
+        if ports is not None:
+            parts.append(f"{word} {ports[0]}" + (f"-{ports[1]}" if ports[1] != ports[0] else ""))
     if rule.iif:
         parts.append(f"iif {rule.iif}")
     if rule.oif:
@@ -91,9 +118,11 @@ def _counts(slots: SlotMap) -> str:
 def _statement_diff(old: Chain, new: Chain) -> list[str]:
     before, after = set(old.statements), set(new.statements)
     lines = [f"      - {_text(s)}" for s in old.statements if s not in after]
-    lines += [f"      + {s.text}" for s in new.statements if s not in before]
+    lines += [f"      + {_text(s)}" for s in new.statements if s not in before]
     return lines or ["      (order, hook or number of rules)"]
 
 
 def _text(statement: Statement) -> str:
+    if len(statement.text) > _LONGEST:  # a map over hundreds of prefixes
+        return f"{statement.text[:_LONGEST]} ..."
     return statement.text or (f"a rule of ours ({statement.digest})" if statement.digest else "a rule that is not ours")

@@ -16,6 +16,18 @@ class Gateway:
     """The route carries RTNH_F_ONLINK: the gateway is reached without a connected prefix that covers it."""
 
 
+@dataclass(frozen=True, slots=True)
+class WideRoute:
+    """Somebody else's route to at least half of all addresses, in any table that is not ours."""
+
+    family: Family
+    table: int
+    destination: str
+    """`default`, `0.0.0.0/1`, ..."""
+    device: str
+    """"" for one that leads to no device."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceFacts:
     """One interface that exists. An interface that does not exist has no facts."""
@@ -34,6 +46,10 @@ class InterfaceFacts:
     gateway4: Gateway | None = None
     """From the default route with the lowest metric on this interface, in `main`, that is not ours and not expired."""
     gateway6: Gateway | None = None
+    delegated: tuple[str, ...] = ()
+    """IPv6 prefixes that a DHCPv6 client was given for this uplink, canonical and sorted: those of the unreachable or
+    blackhole routes that others put into `main` for them (systemd-networkd, dhcpcd), as far as they share their
+    first 32 bits with an address of this interface, and more bits than with any other interface asked for."""
 
     def gateway(self, family: Family) -> Gateway | None:
         return self.gateway4 if family == 4 else self.gateway6

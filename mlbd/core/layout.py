@@ -6,8 +6,9 @@ connection's mark a fact: the uplink that it really left by. The flag stands in 
 "established TCP", so that one conntrack deletion by mark and mask can leave those alone.
 
 A table for each code begins at `table_base` (20000: far from the ones that distributions, wg-quick, tailscale (52) and
-networkd's VRFs use); a second one for each uplink, 128 above, belongs to sockets bound to the device. Rules begin at
-`rule_priority` (10000: after tailscale's 5210-5270, before `main` at 32766 and wg-quick's 32764).
+networkd's VRFs use); a second one for each uplink, 128 above, belongs to sockets bound to the device, a third, 256
+above, to the configuration's rules. Rules begin at `rule_priority` (10000: after tailscale's 5210-5270, before `main`
+at 32766 and wg-quick's 32764).
 """
 
 from __future__ import annotations
@@ -78,10 +79,33 @@ class Layout:
     def source_priority(self, uplink_id: int) -> int:
         return self.rule_priority + 3000 + uplink_id
 
+    def use_table(self, uplink_id: int) -> int:
+        """Of the router's own connections that a rule sends by the uplink; empty while that is not usable."""
+        return self.table_base + 256 + uplink_id
+
+    @property
+    def early_priority(self) -> int:
+        """Rules with a mark, which must come before tailscale's (1310-1370 or 5210-5270) and match nothing unmarked."""
+        return 1000
+
+    def rule_priority_of(self, number: int) -> int:
+        """The first of three priorities of a rule of the configuration, counted from 0."""
+        return self.rule_priority + 4000 + 3 * number
+
+    @property
+    def own_main_priority(self) -> int:
+        """The first look-up of the router's own connections where marks choose."""
+        return self.rule_priority + 8990
+
     @property
     def own_priority(self) -> int:
         """Everything else that the router itself sends."""
         return self.rule_priority + 9000
+
+    @property
+    def past_priority(self) -> int:
+        """Past all that is ours."""
+        return self.rule_priority + 9990
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mlbd.core.facts import InterfaceFacts
+from mlbd.core.facts import InterfaceFacts, WideRoute
 from mlbd.core.plan import Change
-from mlbd.core.state import KernelState
+from mlbd.core.settings import Family
+from mlbd.core.state import KernelState, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,16 @@ class Observation:
     """One full look."""
 
     state: KernelState
-    """Everything owned, in whatever condition, and the sysctls of the interfaces asked for that exist."""
+    """Everything owned, in whatever condition, and the sysctls of the interfaces asked for that exist, and those of
+    the scopes `/ipv4` and `/ipv6` that this kernel has."""
     facts: Mapping[str, InterfaceFacts] = field(default_factory=dict)
     """Of the interfaces asked for, those that exist."""
+    lan_prefixes: tuple[str, ...] = ()
+    """IPv6 prefixes of /64 or shorter, canonical and sorted, of usable global addresses on interfaces that were not
+    asked for (so no uplinks) and are up; not of loopback."""
+    foreign_rules: tuple[Rule, ...] = ()
+    """Routing rules of others, in the kernel's order, without the kernel's own of priority 0, 32766 and 32767."""
+    wide_routes: tuple[WideRoute, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,34 @@ class ApplyError:
 
     change: Change
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What the kernel does with a packet, ip-route(8) `get`."""
+
+    table: int | None
+    """In which the route was found."""
+    device: str
+    """"" if there is none."""
+    gateway: str | None
+    source: str | None
+    """The address that the router would send from."""
+    error: str
+    """"" or the kernel's words for why not, "No route to host"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An entry of connection tracking, in its original direction."""
+
+    family: Family
+    protocol: int
+    source: str
+    source_port: int | None
+    destination: str
+    port: int | None
+    mark: int
 
 
 class KernelUnavailableError(Exception):

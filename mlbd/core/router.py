@@ -31,6 +31,7 @@ class Router:
         self._uncut: set[str] = set()
         self._orphans = _vanished(adopted, self.identities)
         self._picks: dict[tuple[str, Family], Pick] = {}
+        self._lan_prefixes: tuple[str, ...] = ()
 
     # What the outside tells.
 
@@ -58,8 +59,11 @@ class Router:
         self._picks = {}
         return self._noted(out)
 
-    def see(self, facts: Mapping[str, InterfaceFacts], now: float) -> list[Transition]:
+    def see(
+        self, facts: Mapping[str, InterfaceFacts], now: float, lan_prefixes: tuple[str, ...] = ()
+    ) -> list[Transition]:
         """A full look."""
+        self._lan_prefixes = lan_prefixes
         return self._noted(t for u in self._uplinks.values() for t in u.see(facts.get(u.settings.interface), now))
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
@@ -121,7 +125,7 @@ class Router:
         picks = decide(self.settings, views, self.settled)
         if self.settled:
             self._note_picks(picks)
-        return Decision(views, picks, self._dead(now), self.settled)
+        return Decision(views, picks, self._dead(now), self.settled, self._lan_prefixes)
 
     def to_cut(self) -> frozenset[int]:
         """Codes of the uplinks whose connections are to be cut loose now: there is somewhere else for them to go."""
@@ -174,13 +178,13 @@ class Router:
         return out
 
     def _alternative(self, name: str) -> bool:
-        return any(
-            self._uplinks[other].usable
-            for policy in self.settings.policies
-            if name in policy.members
-            for other in policy.members
-            if other != name
-        )
+        """Whether connections of this uplink, begun again, would find another. A rule that uses it alone is passed by
+        while it is not usable, and what comes next may use any.
+        """
+        policies = self.settings.policies
+        named = any(rule.use == name for rule in self.settings.rules)
+        shared = policies if named else [policy for policy in policies if name in policy.members]
+        return any(self._uplinks[other].usable for policy in shared for other in policy.members if other != name)
 
     def _dead(self, now: float) -> frozenset[str]:
         conntrack = self.settings.conntrack
@@ -217,6 +221,7 @@ def preview(
     facts: Mapping[str, InterfaceFacts],
     known: Mapping[str, View],
     dead: frozenset[str] = frozenset(),
+    lan_prefixes: tuple[str, ...] = (),
 ) -> Decision:
     """What would be decided for settings that need not be in force.
 
@@ -229,4 +234,5 @@ def preview(
         view, before = state.view(), known.get(uplink.name)
         usable = view.paths != (None, None) and (before is None or before.usable)
         views[uplink.name] = replace(view, usable=usable, down_since=-inf if before is None else before.down_since)
-    return Decision(views, decide(settings, views, settled=True), dead & views.keys(), settled=True)
+    picks = decide(settings, views, settled=True)
+    return Decision(views, picks, dead & views.keys(), settled=True, lan_prefixes=lan_prefixes)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
+T = TypeVar("T")
 Family = Literal[4, 6]
 FAMILIES: tuple[Family, Family] = (4, 6)
 
-Method = Literal["random", "round-robin", "hash-source", "failover"]
+Method = Literal["random", "round-robin", "hash-source", "multipath", "failover"]
 LastResort = Literal["best", "unreachable", "blackhole", "main"]
-Nat6 = Literal["none", "masquerade"]
+Nat6 = Literal["none", "masquerade", "prefix"]
+
+MAIN = "main"
+"""What a rule uses for traffic that is not ours to route; no uplink or policy may be called so."""
 
 MAX_UPLINK_ID = 100
 """Uplink ids are 1..100; the codes above them belong to `main` and to policies (see `mlbd.core.layout`)."""
@@ -66,6 +70,8 @@ class Uplink:
     weight: int = 1
     masquerade: bool = True
     nat6: Nat6 = "none"
+    prefix6: str | None = None
+    """The IPv6 prefix that is this uplink's, canonical; None: found out (`mlbd.core.prefixes`)."""
     id: int | None = None
     """The id the administrator chose; None: given once and kept by name (`mlbd.core.layout.assign`)."""
     carrier_delay: float = 0.0
@@ -93,6 +99,42 @@ class Policy:
         return dict(self.weights)[member]
 
 
+@dataclass(frozen=True, slots=True)
+class Selector(Generic[T]):
+    """One condition of a rule: among `some` (empty: anything), and not among `none`."""
+
+    some: tuple[T, ...] = ()
+    none: tuple[T, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.some or self.none)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Which new connections use what. All its conditions must hold."""
+
+    name: str
+    use: str
+    """A policy, an uplink, or `MAIN`."""
+    sources: Selector[str] = Selector()
+    """Canonical prefixes with length, of both families, `192.168.1.0/24`. One that names positive prefixes of one
+    family only says nothing about the other family's packets: the rule does not apply to them."""
+    destinations: Selector[str] = Selector()
+    interfaces: Selector[str] = Selector()
+    """By which the packet came in; `lo`: the router itself sent it. Without one, both forwarded and own."""
+    protocols: Selector[int] = Selector()
+    """IP protocol numbers."""
+    ports: Selector[tuple[int, int]] = Selector()
+    """Destination ports, first and last; with neither these nor `source_ports` any protocol matches, with one of
+    them and no protocol TCP and UDP do."""
+    source_ports: Selector[tuple[int, int]] = Selector()
+    marks: Selector[tuple[int, int]] = Selector()
+    """Value and mask of the packet's mark as others set it; the mask has none of our own bits."""
+    sticky: float | None = None
+    """Seconds for which a source keeps its uplink after it was last seen; None: it does not."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conntrack:
     tcp: Literal["reset", "keep"] = "reset"
@@ -110,6 +152,7 @@ class Daemon:
     miimon: float = 0.1
     """Seconds between carrier readings; 0: events only."""
     grace: float = 5.0
+    own_connections: Literal["route", "mark"] = "route"
     fwmark_mask: int = 0xFF000000
     table_base: int = 20000
     rule_priority: int = 10000
@@ -120,9 +163,20 @@ class Daemon:
 class Settings:
     uplinks: tuple[Uplink, ...]
     policies: tuple[Policy, ...]
-    """At least one; the first is what traffic takes when nothing else is said."""
+    """At least one; the first is what traffic takes that no rule matches."""
+    rules: tuple[Rule, ...] = ()
+    """The first that matches a connection's first packet decides; one that uses an uplink matches only while that
+    is usable."""
     conntrack: Conntrack = Conntrack()
     daemon: Daemon = Daemon()
+
+    def marks_own(self, family: Family) -> bool:
+        """Whether marks choose the uplink of the router's own connections. In a family in which some uplink does not
+        translate to its own address they can't: the source address was chosen before.
+        """
+        return self.daemon.own_connections == "mark" and all(
+            u.masquerade if family == 4 else u.nat6 == "masquerade" for u in self.uplinks
+        )
 
     def uplink(self, name: str) -> Uplink:
         """The uplink of that name; KeyError if there is none."""

@@ -61,6 +61,14 @@ class Rule:
     oif: str | None = None
     iif: str | None = None
     suppress_prefixlen: int | None = None
+    destination: str | None = None
+    """Prefix with length, like `source`."""
+    protocol: int | None = None
+    """IP protocol number (FRA_IP_PROTO)."""
+    source_ports: tuple[int, int] | None = None
+    """First and last (FRA_SPORT_RANGE)."""
+    ports: tuple[int, int] | None = None
+    """First and last destination port (FRA_DPORT_RANGE)."""
     other: str = ""
     """Attributes that we never set, as text: such a rule is not what we desire."""
 
@@ -68,7 +76,8 @@ class Rule:
     def key(self) -> Key:
         return (
             "rule", self.family, self.priority, self.action, self.table, self.target, self.mark, self.mask,
-            self.source, self.oif, self.iif, self.suppress_prefixlen, self.other,
+            self.source, self.oif, self.iif, self.suppress_prefixlen, self.destination, self.protocol,
+            str(self.source_ports), str(self.ports), self.other,
         )  # fmt: skip
 
 
@@ -130,6 +139,20 @@ class MarkSet:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressSet:
+    """A set of source addresses that packets fill (nft: `flags dynamic,timeout`). What is in it is not ours to say."""
+
+    name: str
+    family: Family
+    timeout: int
+    """Seconds after which an address that nothing renewed is forgotten."""
+
+    @property
+    def key(self) -> Key:
+        return ("addresses", self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Counter:
     name: str
 
@@ -152,31 +175,34 @@ class Helper:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The sysctls of an interface as they were before us, kept in the kernel beside what they belong to."""
+    """The sysctls of a scope as they were before us, kept in the kernel beside what they belong to."""
 
-    interface: str
+    scope: str
+    """As of `Sysctl`."""
     values: tuple[tuple[str, str], ...]
     """Sorted pairs of a short name (`src_valid_mark`) and its value."""
 
     @property
     def key(self) -> Key:
-        return ("saved", self.interface)
+        return ("saved", self.scope)
 
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """`net.ipv4.conf.<interface>.<name>`. It exists as long as the interface does."""
+    """A setting. One of an interface exists as long as the interface does."""
 
-    interface: str
+    scope: str
+    """An interface: `net.ipv4.conf.<scope>.<name>`; or `/ipv4`, `/ipv6`, which no interface can be called:
+    `net.ipv4.<name>`, `net.ipv6.<name>`."""
     name: str
     value: str
 
     @property
     def key(self) -> Key:
-        return ("sysctl", self.interface, self.name)
+        return ("sysctl", self.scope, self.name)
 
 
-Nft = Chain | SlotMap | MarkSet | Counter | Helper | Saved
+Nft = Chain | SlotMap | MarkSet | AddressSet | Counter | Helper | Saved
 """What lives in the table `inet mlbd`; the table exists exactly as long as one of these does."""
 Object = Route | Rule | Nft | Sysctl
 

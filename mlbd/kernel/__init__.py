@@ -2,29 +2,33 @@
 
     LinuxKernel          looks and changes; what the loop uses
       rtnetlink          routes, rules, links, addresses       netlink, routes, rules, links: its codec
-      nftables           the table inet mlbd                   libnftables, nftext, elements: its library and codecs
-      sysctl             three settings of an interface
+      nftables           the table inet mlbd                   nftlook: reads it; libnftables, nftext, elements
+      sysctl             settings of an interface, and of multipath routes
       conntrack          cuts connections loose
+      lookup             where a packet would go, and the connections there are
     Watch                says that something happened
     CarrierReader        reads carriers now
 
-Everything but `cut` is done on the thread of the event loop: the kernel answers within the system call, so a thread
-would add its own latency to a failover and nothing else.
+Everything but `cut` and `connections` is done on the thread of the event loop: the kernel answers within the system
+call, so a thread would add its own latency to a failover and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Self, get_args
 
 from mlbd.core.plan import Change
-from mlbd.core.ports import ApplyError, KernelUnavailableError, Observation
+from mlbd.core.ports import ApplyError, Connection, KernelUnavailableError, Observation, Way
+from mlbd.core.settings import Family
 from mlbd.core.state import KernelState, Nft, Object, Sysctl
-from mlbd.kernel import conntrack, sysctl
+from mlbd.kernel import conntrack, lookup, sysctl
 from mlbd.kernel.carrier import CarrierReader
 from mlbd.kernel.libnftables import NftError
+from mlbd.kernel.netlink import Requests
 from mlbd.kernel.nftables import NfTables
 from mlbd.kernel.rtnetlink import RtNetlink
 from mlbd.kernel.watch import Watch
@@ -48,6 +52,7 @@ class LinuxKernel:
         try:
             self._nftables.look()
             self._routing = RtNetlink(protocol, table_base)
+            self._lookups = Requests()
         except (NftError, OSError) as error:
             self._nftables.close()
             raise KernelUnavailableError(_unavailable(str(error))) from None
@@ -59,12 +64,9 @@ class LinuxKernel:
 
     async def observe(self, interfaces: Collection[str]) -> Observation:
         """See `Kernel.observe`."""
-        routing, facts = self._routing.look(interfaces)
-        try:
-            table = self._nftables.look()
-        except (NftError, ValueError) as error:
-            raise OSError(f"the nftables table can't be read: {error}") from error
-        return Observation(KernelState([*sysctl.observe(facts), *routing, *table]), facts)
+        seen = self._routing.look(interfaces)
+        table = self._nftables.look()
+        return replace(seen, state=KernelState([*sysctl.observe(seen.facts), *seen.state.values(), *table]))
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
         """See `Kernel.apply`."""
@@ -77,24 +79,60 @@ class LinuxKernel:
                 except _REFUSALS as error:
                     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
                     errors += [ApplyError(change, reason) for change in batch]
+        self._routing.forget()
         return errors
 
     async def cut(self, mark: int, mask: int) -> None:
         """See `Kernel.cut`. ValueError for a mark or mask of 0."""
         await conntrack.cut(mark, mask)
 
+    def way(
+        self,
+        family: Family,
+        destination: str,
+        *,
+        source: str | None = None,
+        interface: str | None = None,
+        mark: int = 0,
+        protocol: int | None = None,
+        port: int | None = None,
+        source_port: int | None = None,
+    ) -> Way:
+        """See `lookup.way`. Raises OSError."""
+        return lookup.way(
+            self._lookups,
+            family,
+            destination,
+            source=source,
+            interface=interface,
+            mark=mark,
+            protocol=protocol,
+            port=port,
+            source_port=source_port,
+        )
+
+    def connections(
+        self,
+        family: Family,
+        protocol: int,
+        source: str | None,
+        destination: str | None,
+        port: int | None,
+        source_port: int | None,
+    ) -> list[Connection]:
+        """See `lookup.connections`. Blocks; may be called in a thread. Raises OSError."""
+        return lookup.connections(family, protocol, source, destination, port, source_port)
+
     def counters(self) -> dict[str, int]:
         """Packets by the name of each nftables counter. Raises OSError."""
-        try:
-            return self._nftables.counters()
-        except (NftError, ValueError) as error:
-            raise OSError(f"the nftables counters can't be read: {error}") from error
+        return self._nftables.counters()
 
     def nft_generation(self) -> int:
         """A number that changes with every nftables transaction, also of others. Cheap. Raises OSError."""
         return self._nftables.generation()
 
     def close(self) -> None:
+        self._lookups.close()
         self._routing.close()
         self._nftables.close()
 

@@ -14,18 +14,14 @@ from functools import lru_cache
 
 from mlbd.core.plan import Change
 from mlbd.core.state import MarkSet, SlotMap
-from mlbd.kernel.netlink import CREATE, HEADER, NETLINK_NETFILTER, Requests, attributes
+from mlbd.kernel.netlink import CREATE, NETLINK_NETFILTER, Requests
+from mlbd.kernel.nftext import ODD
 
 _SUBSYSTEM = 10
 """NFNL_SUBSYS_NFTABLES."""
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEW, _DELETE = _SUBSYSTEM << 8 | 12, _SUBSYSTEM << 8 | 14
 """NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM."""
-_GET_GENERATION = _SUBSYSTEM << 8 | 16
-"""NFT_MSG_GETGEN."""
-_GENERATION_ID = 1
-_FAMILY_ANY = struct.pack("!BBH", 0, 0, 0)
-"""struct nfgenmsg."""
 _INET = 1
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _ELEMENT, _ELEMENT_KEY, _ELEMENT_DATA = 1, 1, 2
@@ -39,9 +35,9 @@ _AT_MOST = 500
 
 
 def only_elements(changes: Sequence[Change]) -> bool:
-    """Whether nothing but elements of maps and sets that exist changes."""
+    """Whether nothing but elements of maps and sets that exist, and are known, changes."""
     return all(
-        (isinstance(change.old, SlotMap) and isinstance(change.new, SlotMap))
+        (isinstance(change.old, SlotMap) and isinstance(change.new, SlotMap) and ODD not in change.old.slots)
         or (isinstance(change.old, MarkSet) and isinstance(change.new, MarkSet))
         for change in changes
     )
@@ -62,11 +58,6 @@ class Elements:
         if messages:
             begin, end = ((kind, 0, struct.pack("!BBH", 0, 0, _SUBSYSTEM)) for kind in (_BATCH_BEGIN, _BATCH_END))
             self._requests.batch(begin, messages, end)
-
-    def generation(self) -> int:
-        """A number that changes with every transaction of anybody on any table of this namespace. Raises OSError."""
-        answer = self._requests.get(_GET_GENERATION, _FAMILY_ANY)
-        return int.from_bytes(attributes(answer, HEADER.size + len(_FAMILY_ANY))[_GENERATION_ID], "big")
 
 
 def _messages(change: Change) -> Iterator[tuple[int, int, bytes]]:

@@ -1,20 +1,17 @@
-"""libnftables in this process, by ctypes: commands in nft's own language, listings in JSON.
+"""libnftables in this process, by ctypes: commands in nft's own language.
 
 A command costs a tenth of a millisecond this way, as a process 16 ms. Text, not JSON, goes in: a map keyed by `numgen`
-cannot be made in JSON. The library is part of nftables, so it is there wherever `nft` is. libnftables(3).
+cannot be made in JSON. Nothing is read by it, see `nftlook`. The library is part of nftables, so it is there wherever
+`nft` is. libnftables(3).
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import socket
-from typing import Any
 
 from mlbd.core.ports import KernelUnavailableError
 from mlbd.kernel.netlink import NETLINK_NETFILTER
-
-_JSON, _NUMERIC_PRIORITY, _NUMERIC_SYMBOLS = 1 << 4, 1 << 8, 1 << 9
 
 
 class NftError(Exception):
@@ -45,27 +42,17 @@ class LibNftables:
 
     def run(self, commands: str) -> None:
         """All of the commands in one transaction, or, raising NftError, none."""
-        self._run(commands, 0)
-
-    def list(self, what: str) -> list[dict[str, Any]]:
-        """The objects that `list WHAT` shows, each a dict of one key, its kind. NftError; ValueError if not JSON."""
-        output = self._run(f"list {what}", _JSON | _NUMERIC_PRIORITY | _NUMERIC_SYMBOLS)
-        objects: list[dict[str, Any]] = json.loads(output)["nftables"] if output else []
-        return objects
+        library, context = self._library, self._context
+        status = library.nft_run_cmd_from_buffer(context, commands.encode())
+        library.nft_ctx_get_output_buffer(context)  # which empties it
+        error = library.nft_ctx_get_error_buffer(context)
+        if status:
+            raise NftError(_complaint(error.decode(errors="replace")))
 
     def close(self) -> None:
         if self._context is not None:
             self._library.nft_ctx_free(self._context)
             self._context = None
-
-    def _run(self, commands: str, flags: int) -> str:
-        library, context = self._library, self._context
-        library.nft_ctx_output_set_flags(context, flags)
-        status = library.nft_run_cmd_from_buffer(context, commands.encode())
-        output, error = library.nft_ctx_get_output_buffer(context), library.nft_ctx_get_error_buffer(context)
-        if status:
-            raise NftError(_complaint(error.decode(errors="replace")))
-        return str(output.decode())
 
 
 def _complaint(text: str) -> str:
@@ -84,6 +71,5 @@ def _load() -> ctypes.CDLL:
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
         getattr(library, name).restype = ctypes.c_char_p
-    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from mlbd.core.facts import Gateway, InterfaceFacts
@@ -22,13 +23,16 @@ _IFINFOMSG = struct.Struct("=BxHiII")
 """struct ifinfomsg: family, type, index, flags, change."""
 _IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_CARRIER = 3, 29, 33
 _SKIP_STATISTICS = 1 << 3
-_IFF_UP, _IFF_POINTOPOINT, _IFF_LOWER_UP = 0x1, 0x10, 0x10000
+_IFF_UP, _IFF_LOOPBACK, _IFF_POINTOPOINT, _IFF_LOWER_UP = 0x1, 0x8, 0x10, 0x10000
 _SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254
 _IFADDRMSG = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, device index."""
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _UNUSABLE = 0x08 | 0x20 | 0x40
 """IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE."""
+_LAN_PREFIX = 64
+_OF_ONE_PROVIDER = 32
+"""Bits: what a registry gives a provider at least (RIPE-738)."""
 
 DUMP_REQUEST = _IFINFOMSG.pack(0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _IFLA_EXT_MASK, _SKIP_STATISTICS)
 ADDRESS_DUMP_REQUEST = _IFADDRMSG.pack(0, 0, 0, 0, 0)
@@ -42,6 +46,7 @@ class Link:
     carrier: bool
     """False while it is administratively down, whatever the driver says."""
     point_to_point: bool
+    loopback: bool
 
 
 def read_link(message: bytes) -> Link | None:
@@ -52,20 +57,27 @@ def read_link(message: bytes) -> Link | None:
     found = attributes(message, HEADER.size + _IFINFOMSG.size)
     up = bool(flags & _IFF_UP)
     carrier = bool(number(found[_IFLA_CARRIER])) if _IFLA_CARRIER in found else bool(flags & _IFF_LOWER_UP)
-    return Link(text(found.get(_IFLA_IFNAME, b"")), index, up, up and carrier, bool(flags & _IFF_POINTOPOINT))
+    kinds = bool(flags & _IFF_POINTOPOINT), bool(flags & _IFF_LOOPBACK)
+    return Link(text(found.get(_IFLA_IFNAME, b"")), index, up, up and carrier, *kinds)
 
 
 def read_facts(
-    links: Iterable[Link], addresses: Iterable[bytes], defaults: Iterable[DefaultHop], interfaces: Collection[str]
-) -> dict[str, InterfaceFacts]:
-    """The facts of those of `interfaces` that exist, from whole dumps."""
-    wanted = {link.index: link for link in links if link.name in interfaces}
+    links: Iterable[Link],
+    addresses: Iterable[bytes],
+    defaults: Iterable[DefaultHop],
+    delegated: Collection[str],
+    interfaces: Collection[str],
+) -> tuple[dict[str, InterfaceFacts], tuple[str, ...]]:
+    """The facts of those of `interfaces` that exist, and the IPv6 prefixes of the others, from whole dumps."""
+    by_index = {link.index: link for link in links}
+    wanted = {index: link for index, link in by_index.items() if link.name in interfaces}
     usable: dict[int, list[str]] = {index: [] for index in wanted}
     peers: dict[int, str] = {}
+    lan: set[str] = set()
     for message in addresses:
         family, length, flags, scope, index = _IFADDRMSG.unpack_from(message, HEADER.size)
-        link = wanted.get(index)
-        if link is None:
+        link = by_index.get(index)
+        if link is None or (index not in wanted and (family != socket.AF_INET6 or length > _LAN_PREFIX)):
             continue
         found = attributes(message, HEADER.size + _IFADDRMSG.size)
         far = found[_IFA_ADDRESS]
@@ -77,9 +89,13 @@ def read_facts(
             continue
         elif link.point_to_point and far != near:
             peers.setdefault(index, address(far))
-        usable[index].append(f"{address(near)}/{length}")
+        if index in wanted:
+            usable[index].append(f"{address(near)}/{length}")
+        elif link.up and not link.loopback:
+            lan.add(str(ipaddress.IPv6Network((near, length), strict=False)))
     gateways = _gateways(defaults, wanted.values())
-    return {
+    prefixes = _prefixes(delegated, {index: usable[index] for index in wanted})
+    facts = {
         link.name: InterfaceFacts(
             name=link.name,
             index=link.index,
@@ -90,9 +106,30 @@ def read_facts(
             peer=peers.get(link.index),
             gateway4=gateways.get((link.name, 4)),
             gateway6=gateways.get((link.name, 6)),
+            delegated=tuple(sorted(prefixes.get(link.index, ()))),
         )
         for link in wanted.values()
     }
+    return facts, tuple(sorted(lan))
+
+
+def _prefixes(delegated: Iterable[str], addresses: Mapping[int, Iterable[str]]) -> dict[int, list[str]]:
+    """Each prefix to the interface that shares most bits with it; to none if two do or it is another provider's."""
+    numbers = {
+        index: [int(ipaddress.IPv6Interface(a).ip) for a in of_one if ":" in a] for index, of_one in addresses.items()
+    }
+    given: dict[int, list[str]] = {}
+    for prefix in delegated:
+        network = ipaddress.IPv6Network(prefix)
+        start, length = int(network.network_address), network.prefixlen
+        shared = sorted(
+            (max((min(length, 128 - (start ^ each).bit_length()) for each in of_one), default=0), index)
+            for index, of_one in numbers.items()
+        )
+        best = [index for bits, index in shared if bits == shared[-1][0] and bits >= _OF_ONE_PROVIDER]
+        if len(best) == 1:
+            given.setdefault(best[0], []).append(str(network))
+    return given
 
 
 def _gateways(defaults: Iterable[DefaultHop], links: Iterable[Link]) -> dict[tuple[str, Family], Gateway]:

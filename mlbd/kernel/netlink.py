@@ -100,6 +100,17 @@ def attributes(data: bytes, start: int, end: int | None = None) -> dict[int, byt
     return found
 
 
+def each_attribute(data: bytes) -> Iterator[bytes]:
+    """The values of a list of attributes, whatever their types."""
+    start = 0
+    while start + 4 <= len(data):
+        length, _ = _ATTRIBUTE.unpack_from(data, start)
+        if length < 4:
+            return
+        yield data[start + 4 : start + length]
+        start += (length + 3) & ~3
+
+
 def number(value: bytes) -> int:
     """An unsigned attribute value in the host's byte order."""
     return int.from_bytes(value, sys.byteorder)
@@ -168,6 +179,12 @@ class Requests:
             if whole:
                 return messages
         raise OSError(errno.EINTR, "the kernel's tables change faster than they can be read")
+
+    def stream(self, kind: int, payload: bytes) -> Iterator[bytes]:
+        """The messages of a dump one after the other, for a table too big to be kept; as it was while it was read."""
+        for answer, _, message in self._exchange(kind, REQUEST | DUMP, payload):
+            if answer != _DONE:
+                yield message
 
     def batch(self, begin: Message, messages: Sequence[Message], end: Message) -> None:
         """Send messages as one nfnetlink transaction, each to be acknowledged. Raises the first refusal."""

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from mlbd.core.plan import Change
-from mlbd.core.state import Chain, Counter, Helper, Hook, MarkSet, Nft, Saved, SlotMap, Statement
+from mlbd.core.state import AddressSet, Chain, Counter, Helper, Hook, MarkSet, Nft, Saved, SlotMap, Statement
+from mlbd.kernel.sysctl import GLOBAL_SCOPES
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,126}")
 _FOREIGN = re.compile(r"([a-z]+ ){1,2}[A-Za-z_][A-Za-z0-9_./-]*")
@@ -18,7 +19,12 @@ _INTERFACE = re.compile(r"[^\s\"\\*/:]{1,15}")
 _VALUE = re.compile(r"[a-z0-9_]+")
 _QUOTED = re.compile(r'"[^"\\\n]*"')
 _COMMENT_LIMIT = 128
-_RETIRED_IN_ORDER: tuple[type[Nft], ...] = (SlotMap, MarkSet, Chain, Counter, Helper)
+_SAVED_TAKEN = "the name saved is taken by the set of saved sysctls"
+ADDRESSES = 65535
+"""The most that an `AddressSet` holds."""
+ODD = "?"
+"""A slot whose element is not one we make, or missing. No chain can have this name."""
+_RETIRED_IN_ORDER: tuple[type[Nft], ...] = (SlotMap, MarkSet, AddressSet, Chain, Counter, Helper)
 
 
 def transaction(changes: Sequence[Change]) -> str:
@@ -33,8 +39,11 @@ def _commands(changes: Sequence[Change]) -> Iterator[str]:
     yield from (f"flush chain inet mlbd {_name(chain.name)}" for chain in emptied if not _is_foreign(chain))
     yield from _foreign_deletions(emptied)
     for change in changes:
-        if isinstance(change.old, Chain) and isinstance(change.new, Chain) and change.old.hook != change.new.hook:
-            yield f"delete chain inet mlbd {_name(change.old.name)}"
+        match change.old, change.new:
+            case Chain(name, before), Chain(_, after) if before != after:
+                yield f"delete chain inet mlbd {_name(name)}"
+            case AddressSet(name, family), AddressSet(_, other) if family != other:
+                yield f"delete set inet mlbd {_name(name)}"
     # Then everything exists, without contents ...
     for new in news:
         yield from _declaration(new)
@@ -64,9 +73,15 @@ def _declaration(new: object) -> Iterator[str]:
         case SlotMap(name, slots):
             yield f"add map inet mlbd {_name(name)} {{ typeof numgen inc mod {max(len(slots), 1)} : verdict ; }}"
         case MarkSet("saved"):
-            raise ValueError("the name saved is taken by the set of saved sysctls")
+            raise ValueError(_SAVED_TAKEN)
         case MarkSet(name):
             yield f"add set inet mlbd {_name(name)} {{ type mark ; }}"
+        case AddressSet("saved"):
+            raise ValueError(_SAVED_TAKEN)
+        case AddressSet(name, family, timeout):  # of one that is there, the kernel sets the timeout
+            kind = "ipv4_addr" if family == 4 else "ipv6_addr"
+            shape = f"type {kind} ; size {ADDRESSES} ; flags dynamic,timeout ; timeout {int(timeout)}s ;"
+            yield f"add set inet mlbd {_name(name)} {{ {shape} }}"
         case Saved():
             yield "add set inet mlbd saved { type ifname ; }"
         case Chain(name, None):
@@ -80,7 +95,7 @@ def _elements(change: Change) -> Iterator[str]:
     match change.old, change.new:
         case SlotMap() | None, SlotMap(name, slots):
             old = change.old.slots if isinstance(change.old, SlotMap) else ()
-            if any(slot and not _NAME.fullmatch(slot) for slot in old):
+            if ODD in old:
                 yield f"flush map inet mlbd {_name(name)}"
                 old = ()
             gone = [i for i, slot in enumerate(old) if i >= len(slots) or slots[i] != slot]
@@ -96,11 +111,11 @@ def _elements(change: Change) -> Iterator[str]:
             yield from _braced(f"add element inet mlbd {_name(name)}", map(hex, sorted(marks - before)))
         case old, Saved() as new:
             if old is not None:
-                yield f'delete element inet mlbd saved {{ "{_interface(new.interface)}" }}'
+                yield f'delete element inet mlbd saved {{ "{_scope(new.scope)}" }}'
             comment = _comment(new)
-            yield f'add element inet mlbd saved {{ "{_interface(new.interface)}"{comment} }}'
-        case Saved(interface), None:
-            yield f'delete element inet mlbd saved {{ "{_interface(interface)}" }}'
+            yield f'add element inet mlbd saved {{ "{_scope(new.scope)}"{comment} }}'
+        case Saved(scope), None:
+            yield f'delete element inet mlbd saved {{ "{_scope(scope)}" }}'
 
 
 def _comment(saved: Saved) -> str:
@@ -134,7 +149,7 @@ def _words(old: object) -> str:
             return f"ct helper inet mlbd {_name(name)}"
         case SlotMap(name):
             return f"map inet mlbd {_name(name)}"
-        case MarkSet(name):
+        case MarkSet(name) | AddressSet(name):
             return f"set inet mlbd {_name(name)}"
         case Chain(name):
             return f"chain inet mlbd {_name(name)}"
@@ -161,7 +176,8 @@ def _name(name: str) -> str:
     return name
 
 
-def _interface(name: str) -> str:
-    if not _INTERFACE.fullmatch(name):
+def _scope(name: str) -> str:
+    """That of a sysctl: an interface, or one that no interface can be called."""
+    if name not in GLOBAL_SCOPES and not _INTERFACE.fullmatch(name):
         raise ValueError(f"{name!r} can't be an interface name in nftables")
     return name

@@ -13,9 +13,10 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+from mlbd.core.facts import WideRoute
 from mlbd.core.settings import Family
 from mlbd.core.state import Hop, Key, Route
 from mlbd.kernel.netlink import HEADER, RouteMessage, address, attributes, body, number
@@ -23,9 +24,15 @@ from mlbd.kernel.netlink import HEADER, RouteMessage, address, attributes, body,
 NEW, DELETE, GET = 24, 25, 26
 """RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE."""
 MAIN, LOCAL = 254, 255
+_COMPAT = 252
+"""RT_TABLE_COMPAT: what the header says for tables from 256, so for all of ours."""
 _FAMILIES: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _KINDS: dict[int, Literal["unicast", "unreachable", "blackhole"]] = {1: "unicast", 6: "blackhole", 7: "unreachable"}
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
+_UNICAST = 1
+_REFUSING = (6, 7, 8)
+"""RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT."""
+_DELEGATED_LENGTHS = range(40, 65)
 _SCOPE_LINK, _SCOPE_NOWHERE = 253, 255
 _DEAD, _ONLINK = 1, 4
 _CLONED = 0x200
@@ -76,6 +83,18 @@ class DefaultHop:
     """The kernel does not use it: its link is down or without carrier, or its address was removed."""
 
 
+@dataclass(slots=True)
+class Found:
+    """What matters of a dump."""
+
+    owned: list[Route] = field(default_factory=list)
+    defaults: list[DefaultHop] = field(default_factory=list)
+    """The hops of others' default routes in `main`."""
+    wide: list[WideRoute] = field(default_factory=list)
+    delegated: list[str] = field(default_factory=list)
+    """See `InterfaceFacts.delegated`; of all interfaces."""
+
+
 class RouteReader:
     """Picks the routes that matter out of a dump.
 
@@ -85,15 +104,20 @@ class RouteReader:
     def __init__(self, protocol: int, tables: range, names: Mapping[int, str]) -> None:
         self._protocol, self._tables, self._names = protocol, tables, names
 
-    def read(self, messages: Iterable[bytes]) -> tuple[list[Route], list[DefaultHop]]:
-        """The owned routes, and the hops of others' default routes in `main`."""
+    def read(self, messages: Iterable[bytes]) -> Found:
+        result = Found()
         routes: dict[Key, Route] = {}
-        defaults: list[DefaultHop] = []
         for message in messages:
             header = _Header._make(_HEADER.unpack_from(message, HEADER.size))
             ours = header.protocol == self._protocol
-            elsewhere = header.table == LOCAL or (header.table == MAIN and header.length)
-            if header.flags & _CLONED or header.tos or (elsewhere and not ours):
+            wide = header.length <= 1 and header.table != LOCAL and header.type in (_UNICAST, *_REFUSING)
+            delegated = (
+                header.family == socket.AF_INET6
+                and header.length in _DELEGATED_LENGTHS
+                and header.type in _REFUSING
+                and header.table == MAIN
+            )
+            if header.flags & _CLONED or header.tos or not (ours or wide or delegated or header.table == _COMPAT):
                 continue
             found = attributes(message, HEADER.size + _HEADER.size)
             if ours or number(found[_RTA_TABLE]) in self._tables:
@@ -101,13 +125,31 @@ class RouteReader:
                 twin = routes.get(route.key)
                 # Several routes of one key: others' doing, by `ip route append` or IPv6 routes without a gateway.
                 routes[route.key] = route if twin is None else replace(twin, hops=twin.hops + route.hops, foreign=True)
-            elif header.table == MAIN:
-                defaults += self._defaults(header, found)
-        return list(routes.values()), defaults
+            elif delegated:
+                result.delegated.append(f"{address(found[_RTA_DST])}/{header.length}")
+            elif wide:
+                self._read_wide(header, found, result)
+        result.owned = list(routes.values())
+        return result
+
+    def _read_wide(self, header: _Header, found: dict[int, bytes], result: Found) -> None:
+        # An expired route of a router advertisement stays listed for a while, but is not used any more.
+        if _RTA_CACHEINFO in found and _EXPIRES.unpack_from(found[_RTA_CACHEINFO])[0] < 0:
+            return
+        family, table = _FAMILIES[header.family], number(found[_RTA_TABLE])
+        destination = f"{address(found[_RTA_DST])}/{header.length}" if header.length else "default"
+        if header.type != _UNICAST:
+            result.wide.append(WideRoute(family, table, destination, ""))
+            return
+        metric = number(found.get(_RTA_PRIORITY, b""))
+        for hop, flags in self._hops(header, found):
+            result.wide.append(WideRoute(family, table, destination, hop.device))
+            if table == MAIN and not header.length and _RTA_VIA not in found:
+                result.defaults.append(DefaultHop(family, metric, hop, bool(flags & _DEAD)))
 
     def foreign(self, messages: Iterable[bytes], key: Key) -> list[bytes]:
         """What the kernel sent, without the netlink header, for each foreign route of that key."""
-        found = ((message, self.read((message,))[0]) for message in messages)
+        found = ((message, self.read((message,)).owned) for message in messages)
         return [
             message[HEADER.size :]
             for message, routes in found
@@ -145,15 +187,6 @@ class RouteReader:
         gateway = found.get(_RTA_GATEWAY)
         device = self._names.get(index, f"#{index}")
         return Hop(device, None if gateway is None else address(gateway), weight, bool(flags & _ONLINK))
-
-    def _defaults(self, header: _Header, found: dict[int, bytes]) -> Iterator[DefaultHop]:
-        # An expired route of a router advertisement stays listed for a while, but is not used any more.
-        expired = _RTA_CACHEINFO in found and _EXPIRES.unpack_from(found[_RTA_CACHEINFO])[0] < 0
-        if header.type != _NUMBERS["unicast"] or expired or _RTA_VIA in found:
-            return
-        for hop, flags in self._hops(header, found):
-            metric = number(found.get(_RTA_PRIORITY, b""))
-            yield DefaultHop(_FAMILIES[header.family], metric, hop, bool(flags & _DEAD))
 
 
 def encode(route: Route, protocol: int) -> bytes:
@@ -196,11 +229,11 @@ def _selector(route: Route) -> Any:
 def _add_hops(message: Any, hops: tuple[Hop, ...]) -> None:
     if len(hops) == 1:
         message["flags"] = _ONLINK if hops[0].onlink else 0
-        message["attrs"] += [["RTA_OIF", _index(hops[0].device)], *_gateway(hops[0])]
+        message["attrs"] += [["RTA_OIF", device_index(hops[0].device)], *_gateway(hops[0])]
     elif hops:
         parts = [
             {
-                "oif": _index(hop.device),
+                "oif": device_index(hop.device),
                 "hops": hop.weight - 1,
                 "flags": _ONLINK if hop.onlink else 0,
                 "attrs": _gateway(hop),
@@ -214,7 +247,8 @@ def _gateway(hop: Hop) -> list[list[str]]:
     return [["RTA_GATEWAY", hop.gateway]] if hop.gateway is not None else []
 
 
-def _index(device: str) -> int:
+def device_index(device: str) -> int:
+    """OSError, which names it, if there is no such interface."""
     try:
         return socket.if_nametoindex(device)
     except OSError as error:

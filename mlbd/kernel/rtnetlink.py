@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection
 
-from mlbd.core.facts import InterfaceFacts
 from mlbd.core.plan import Change
+from mlbd.core.ports import Observation
 from mlbd.core.settings import FAMILIES, Family
-from mlbd.core.state import Route, Rule
+from mlbd.core.state import KernelState, Route, Rule
 from mlbd.kernel import links, routes, rules
 from mlbd.kernel.netlink import CREATE, EXCL, REPLACE, RefusedError, Requests
-from mlbd.kernel.rules import ListedRule
+from mlbd.kernel.rules import ListedRule, Listing
 
 _GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
-_TABLES = 256
+_TABLES = 512
 
 
 class RtNetlink:
-    """The routing objects of one protocol number and the 256 tables from `table_base`."""
+    """The routing objects of one protocol number and the 512 tables from `table_base`."""
 
     def __init__(self, protocol: int, table_base: int) -> None:
         tables = range(table_base, table_base + _TABLES)
@@ -26,6 +26,7 @@ class RtNetlink:
             raise ValueError(f"tables {tables.start}..{tables.stop - 1} include the system's own")
         self._protocol, self._tables = protocol, tables
         self._requests = Requests()
+        self._listings: dict[Family, Listing] = {}
 
     @property
     def port(self) -> int:
@@ -35,20 +36,25 @@ class RtNetlink:
     def close(self) -> None:
         self._requests.close()
 
-    def look(self, interfaces: Collection[str]) -> tuple[list[Route | Rule], dict[str, InterfaceFacts]]:
-        """Every owned route and rule, and the facts of the interfaces that exist. Raises OSError."""
+    def look(self, interfaces: Collection[str]) -> Observation:
+        """Every owned route and rule, the facts of the interfaces that exist, and what others have. Raises OSError."""
         dump = self._requests.dump
         found = [link for link in map(links.read_link, dump(links.GET, links.DUMP_REQUEST)) if link is not None]
         reader = routes.RouteReader(self._protocol, self._tables, {link.index: link.name for link in found})
-        objects: list[Route | Rule] = []
-        defaults: list[routes.DefaultHop] = []
-        for family in FAMILIES:
-            owned, others = reader.read(dump(routes.GET, routes.dump_request(family)))
-            objects += owned
-            defaults += others
-            objects += [listed.rule for listed in self._rules(family)]
+        read = [reader.read(dump(routes.GET, routes.dump_request(family))) for family in FAMILIES]
+        listed = [self._rules(family) for family in FAMILIES]
         addresses = dump(links.GET_ADDRESS, links.ADDRESS_DUMP_REQUEST)
-        return objects, links.read_facts(found, addresses, defaults, interfaces)
+        defaults = [hop for each in read for hop in each.defaults]
+        delegated = {prefix for each in read for prefix in each.delegated}
+        facts, lan_prefixes = links.read_facts(found, addresses, defaults, delegated, interfaces)
+        owned = [route for each in read for route in each.owned]
+        return Observation(
+            KernelState([*owned, *(each.rule for ours, _ in listed for each in ours)]),
+            facts,
+            lan_prefixes,
+            tuple(rule for _, others in listed for rule in others),
+            tuple(route for each in read for route in each.wide),
+        )
 
     def change(self, change: Change) -> None:
         """Make one change of a route or a rule. Raises OSError, LookupError or ValueError, which say why not."""
@@ -64,21 +70,43 @@ class RtNetlink:
         elif isinstance(old, Rule):
             self._delete_rule(old)
 
-    def _rules(self, family: Family) -> list[ListedRule]:
+    def forget(self) -> None:
+        """The changes that belong together are made: the next deletion of a rule looks anew."""
+        self._listings.clear()
+
+    def _listing(self, family: Family) -> Listing:
+        """All of our rules. Listing them for each deletion would take seconds for some hundred rules."""
+        if family not in self._listings:
+            ours, _ = self._rules(family)
+            self._listings[family] = Listing(ours)
+        return self._listings[family]
+
+    def _rules(self, family: Family) -> tuple[list[ListedRule], list[Rule]]:
         return rules.read(self._requests.dump(rules.GET, rules.dump_request(family)), self._protocol)
 
     def _add_rule(self, rule: Rule) -> None:
+        payload = rules.encode(rule, self._protocol)
         try:
-            self._requests.request(rules.NEW, CREATE | EXCL, rules.encode(rule, self._protocol))
+            self._requests.request(rules.NEW, CREATE | EXCL, payload)
         except RefusedError as error:
             # The kernel's comparison overlooks a goto's target, so "exists" is looked up.
-            if error.errno != errno.EEXIST or rule not in [listed.rule for listed in self._rules(rule.family)]:
+            if error.errno != errno.EEXIST:
                 raise
+            if rule in self._listing(rule.family):
+                return
+            twin = self._listing(rule.family).with_another_target(rule)
+            if twin is None:
+                raise
+            self._delete_rule(twin)
+            self._requests.request(rules.NEW, CREATE | EXCL, payload)
+        self._listings.pop(rule.family, None)
 
     def _delete_rule(self, rule: Rule) -> None:
-        listed = rules.deletable(rule, self._rules(rule.family))
+        listing = self._listing(rule.family)
+        listed = listing.deletable(rule)
         if listed is not None:
             self._delete(rules.DELETE, listed.payload)
+            listing.remove(listed)
 
     def _delete_route(self, route: Route) -> None:
         if route.foreign:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from mlbd.core.settings import Family
+from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import Rule
 from mlbd.kernel.netlink import HEADER, RuleMessage, address, attributes, body, number, text
-from mlbd.kernel.routes import address_family
+from mlbd.kernel.routes import LOCAL, MAIN, address_family
 
 NEW, DELETE, GET = 32, 33, 34
 """RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE."""
@@ -29,13 +29,25 @@ _COMMA = ", "
 _UNSET = b"\xff" * 4
 _HEADER = struct.Struct("=BBBBBBBBI")
 """struct fib_rule_hdr: family, destination length, source length, TOS, table, two reserved, action, flags."""
-_FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 2, 3, 4, 6, 10
+_PORTS = struct.Struct("=HH")
+"""struct fib_rule_port_range: first and last."""
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 4, 6, 10
 _FRA_SUPPRESS_IFGROUP, _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME = 13, 14, 15, 16, 17
-_FRA_PAD, _FRA_PROTOCOL = 18, 21
+_FRA_PAD, _FRA_PROTOCOL, _FRA_IP_PROTO, _FRA_SPORT_RANGE, _FRA_DPORT_RANGE = 18, 21, 22, 23, 24
+_FRA_SPORT_MASK, _FRA_DPORT_MASK = 28, 29
 _OURS = {
-    _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_IFGROUP, _FRA_SUPPRESS_PREFIXLEN,
-    _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME, _FRA_PAD, _FRA_PROTOCOL,
+    _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK, _FRA_SUPPRESS_IFGROUP,
+    _FRA_SUPPRESS_PREFIXLEN, _FRA_TABLE, _FRA_FWMASK, _FRA_OIFNAME, _FRA_PAD, _FRA_PROTOCOL, _FRA_IP_PROTO,
+    _FRA_SPORT_RANGE, _FRA_DPORT_RANGE,
 }  # fmt: skip
+_WHOLE_PORT = {(_FRA_SPORT_MASK, b"\xff\xff"), (_FRA_DPORT_MASK, b"\xff\xff")}
+"""What Linux from 6.15 adds by itself to a rule of one port."""
+_STANDARD = {
+    Rule(family, priority, table=table)
+    for family in FAMILIES
+    for priority, table in ((0, LOCAL), (32766, MAIN), (32767, 253))
+}
+"""The kernel's own rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +61,27 @@ def dump_request(family: Family) -> bytes:
     return _HEADER.pack(address_family(family), 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def read(messages: Iterable[bytes], protocol: int) -> list[ListedRule]:
-    """The rules that carry the protocol number, in the kernel's order."""
-    listed = []
+def read(messages: Iterable[bytes], protocol: int) -> tuple[list[ListedRule], list[Rule]]:
+    """The rules that carry the protocol number, and those of others but the kernel's own; in the kernel's order."""
+    ours: list[ListedRule] = []
+    others: list[Rule] = []
     for message in messages:
         found = attributes(message, HEADER.size + _HEADER.size)
+        rule = _rule(message, found)
         if number(found.get(_FRA_PROTOCOL, b"")) == protocol:
-            listed.append(ListedRule(_rule(message, found), message[HEADER.size :]))
-    return listed
+            ours.append(ListedRule(rule, message[HEADER.size :]))
+        elif rule not in _STANDARD:
+            others.append(rule)
+    return ours, others
 
 
 def _rule(message: bytes, found: dict[int, bytes]) -> Rule:
-    family, _, source_length, tos, table, _, _, action, flags = _HEADER.unpack_from(message, HEADER.size)
-    others = [f"attribute {kind} {value.hex()}" for kind, value in found.items() if kind not in _OURS]
+    family, length, source_length, tos, table, _, _, action, flags = _HEADER.unpack_from(message, HEADER.size)
+    others = [
+        f"attribute {kind} {value.hex()}"
+        for kind, value in found.items()
+        if kind not in _OURS and (kind, value) not in _WHOLE_PORT
+    ]
     if found.get(_FRA_SUPPRESS_IFGROUP, _UNSET) != _UNSET:
         others.append(f"suppress_ifgroup {number(found[_FRA_SUPPRESS_IFGROUP])}")
     if flags & _INVERT:
@@ -83,6 +103,10 @@ def _rule(message: bytes, found: dict[int, bytes]) -> Rule:
         oif=text(found[_FRA_OIFNAME]) if _FRA_OIFNAME in found else None,
         iif=text(found[_FRA_IIFNAME]) if _FRA_IIFNAME in found else None,
         suppress_prefixlen=None if suppress == _UNSET else number(suppress),
+        destination=f"{address(found[_FRA_DST])}/{length}" if _FRA_DST in found else None,
+        protocol=number(found[_FRA_IP_PROTO]) if _FRA_IP_PROTO in found else None,
+        source_ports=_PORTS.unpack(found[_FRA_SPORT_RANGE]) if _FRA_SPORT_RANGE in found else None,
+        ports=_PORTS.unpack(found[_FRA_DPORT_RANGE]) if _FRA_DPORT_RANGE in found else None,
         other=_COMMA.join(sorted(others)),
     )
 
@@ -93,6 +117,8 @@ def encode(rule: Rule, protocol: int) -> bytes:
         raise ValueError(f"a rule with {rule.other} is not ours to make")
     if (rule.mark is None) != (rule.mask is None):
         raise ValueError("a rule has a mark and a mask, or neither")
+    if rule.protocol == 0:
+        raise ValueError("a rule's protocol 0 would mean any")
     message = RuleMessage()
     message["family"] = address_family(rule.family)
     message["action"] = _NUMBERS[rule.action]
@@ -105,23 +131,65 @@ def encode(rule: Rule, protocol: int) -> bytes:
         ("FRA_OIFNAME", rule.oif),
         ("FRA_IIFNAME", rule.iif),
         ("FRA_SUPPRESS_PREFIXLEN", rule.suppress_prefixlen),
+        ("FRA_IP_PROTO", rule.protocol),
+        ("FRA_SPORT_RANGE", _port_range(rule.source_ports)),
+        ("FRA_DPORT_RANGE", _port_range(rule.ports)),
     )
     message["attrs"] += [[name, value] for name, value in optional if value is not None]
-    if rule.source is not None:
-        prefix, _, length = rule.source.partition("/")
-        message["src_len"] = int(length)
-        message["attrs"].append(["FRA_SRC", prefix])
+    for prefix, length, attribute in ((rule.source, "src_len", "FRA_SRC"), (rule.destination, "dst_len", "FRA_DST")):
+        if prefix is not None:
+            start, _, bits = prefix.partition("/")
+            message[length] = int(bits)
+            message["attrs"].append([attribute, start])
     return body(message)
 
 
-def deletable(rule: Rule, listed: Iterable[ListedRule]) -> ListedRule | None:
-    """What to send back to delete the rule; None if it is gone. LookupError if that would delete another first."""
-    for candidate in listed:
-        if candidate.rule == rule:
-            return candidate
-        if _says_the_same_or_more(candidate.rule, rule):
-            raise LookupError(f"the kernel would delete another rule of priority {rule.priority} in its place")
-    return None
+def _port_range(ports: tuple[int, int] | None) -> str | None:
+    if ports is None:
+        return None
+    first, last = ports
+    if not 0 < first <= last < 0xFFFF:
+        raise ValueError(f"a routing rule can't have ports {first}-{last}: the kernel takes 1 to 65534")
+    return f"{first}:{last}"
+
+
+class Listing:
+    """The rules of ours as they were listed, kept right while they are deleted one by one."""
+
+    def __init__(self, listed: Iterable[ListedRule]) -> None:
+        self._rules: set[Rule] = set()
+        self._by_priority: dict[int, list[ListedRule]] = {}
+        for each in listed:
+            self._rules.add(each.rule)
+            self._by_priority.setdefault(each.rule.priority, []).append(each)
+
+    def __contains__(self, rule: Rule) -> bool:
+        return rule in self._rules
+
+    def deletable(self, rule: Rule) -> ListedRule | None:
+        """What to send back to delete the rule; None if it is gone. LookupError if that would delete another first."""
+        if rule not in self._rules:
+            return None
+        for each in self._of(rule):
+            if rule.source not in (None, each.rule.source) or rule.destination not in (None, each.rule.destination):
+                continue  # the usual case of many rules of one priority, at once
+            if each.rule == rule:
+                return each
+            if _says_the_same_or_more(each.rule, rule):
+                raise LookupError(f"the kernel would delete another rule of priority {rule.priority} in its place")
+        return None
+
+    def with_another_target(self, rule: Rule) -> Rule | None:
+        """The rule that differs from this one in nothing but where its goto leads."""
+        return next((each.rule for each in self._of(rule) if replace(each.rule, target=rule.target) == rule), None)
+
+    def remove(self, listed: ListedRule) -> None:
+        self._rules.discard(listed.rule)
+        same_priority = self._by_priority[listed.rule.priority]
+        del same_priority[next(i for i, each in enumerate(same_priority) if each is listed)]
+
+    def _of(self, rule: Rule) -> list[ListedRule]:
+        return self._by_priority.get(rule.priority, [])
 
 
 def _says_the_same_or_more(candidate: Rule, rule: Rule) -> bool:
@@ -129,7 +197,10 @@ def _says_the_same_or_more(candidate: Rule, rule: Rule) -> bool:
 
     It compares what `rule` says, but neither a mark of 0, nor where a goto leads, nor whether the rule is inverted.
     """
-    names = ("action", "table", "mask", "source", "oif", "iif", "suppress_prefixlen")
+    names = (
+        "action", "table", "mask", "source", "oif", "iif", "suppress_prefixlen",
+        "destination", "protocol", "source_ports", "ports",
+    )  # fmt: skip
     return (
         candidate.priority == rule.priority
         and all(getattr(rule, name) in (None, getattr(candidate, name)) for name in names)

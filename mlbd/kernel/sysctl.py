@@ -1,7 +1,9 @@
-"""The three IPv4 settings of an uplink's interface that mlbd changes.
+"""The settings that mlbd changes: three of IPv4 of an uplink's interface, and how multipath routes spread.
 
 /proc/sys/net shows the network namespace of the process that opens it. A file is a path component per part of the
 name, so a dot in an interface name needs no care here, as it does for sysctl(8).
+
+Source: the kernel's Documentation/networking/ip-sysctl.rst.
 """
 
 from __future__ import annotations
@@ -12,31 +14,38 @@ from pathlib import Path
 from mlbd.core.state import Sysctl
 
 NAMES = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
-_ROOT = Path("/proc/sys/net/ipv4/conf")
+GLOBAL_SCOPES = ("/ipv4", "/ipv6")
+GLOBAL_NAMES = ("fib_multipath_hash_fields", "fib_multipath_hash_policy")
+"""The former from Linux 5.12 on."""
+_ROOT = Path("/proc/sys/net")
 
 
 def observe(interfaces: Iterable[str]) -> Iterator[Sysctl]:
-    """The settings of those interfaces that exist."""
-    for interface in interfaces:
-        for name in NAMES:
+    """The settings of those interfaces that exist, and those of no interface that this kernel has."""
+    for scope in dict.fromkeys((*interfaces, *GLOBAL_SCOPES)):
+        for name in GLOBAL_NAMES if scope in GLOBAL_SCOPES else NAMES:
             try:
-                yield Sysctl(interface, name, _path(interface, name).read_text().strip())
+                value = _path(scope, name).read_text().strip()
             except (OSError, ValueError):
                 continue  # the interface does not exist, or vanishes at this moment
+            yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
 
 
 def write(sysctl: Sysctl) -> None:
-    """Set it. Raises OSError: no such interface, /proc/sys is read-only."""
-    path = _path(sysctl.interface, sysctl.name)
+    """Set it. Raises OSError: no such interface, /proc/sys is read-only. ValueError: it is none of ours."""
+    path = _path(sysctl.scope, sysctl.name)
     try:
         path.write_text(sysctl.value)
     except FileNotFoundError as error:
-        raise OSError(error.errno, f"there is no interface {sysctl.interface}") from None
+        missing = f"setting {path}" if sysctl.scope in GLOBAL_SCOPES else f"interface {sysctl.scope}"
+        raise OSError(error.errno, f"there is no {missing}") from None
     except OSError as error:
         raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from None
 
 
-def _path(interface: str, name: str) -> Path:
-    if "/" in interface or interface in ("", ".", "..", "all", "default") or name not in NAMES:
-        raise ValueError(f"net.ipv4.conf.{interface}.{name} is not the setting of an interface")
-    return _ROOT / interface / name
+def _path(scope: str, name: str) -> Path:
+    if scope in GLOBAL_SCOPES and name in GLOBAL_NAMES:
+        return _ROOT / scope[1:] / name
+    if "/" in scope or scope in ("", ".", "..", "all", "default") or name not in NAMES:
+        raise ValueError(f"net.ipv4.conf.{scope}.{name} is not a setting that mlbd changes")
+    return _ROOT / "ipv4" / "conf" / scope / name

@@ -19,6 +19,27 @@ from collections.abc import Callable
 from functools import partial
 
 PORT = 7
+_OTHERS_PORT = 8
+EVERY_PORT = f"""
+table inet every_port {{
+  chain arrive_raw {{
+    type filter hook prerouting priority raw; policy accept;
+    meta l4proto {{ tcp, udp }} th dport {PORT} notrack
+  }}
+  chain leave_raw {{
+    type filter hook output priority raw; policy accept;
+    meta l4proto {{ tcp, udp }} th sport {PORT} notrack
+  }}
+  chain arrive {{
+    type nat hook prerouting priority dstnat; policy accept;
+    socket wildcard {{ 0, 1 }} accept
+    meta l4proto {{ tcp, udp }} dnat to :{_OTHERS_PORT}
+  }}
+}}
+"""
+"""Ruleset for nft(8) that brings what nobody listens for to the same servers, on a port that nobody else uses. Whom it
+came from and was sent to is left as it is, and so is all of port 7, whose packets many tests count.
+"""
 _IP_PKTINFO = 8  # linux/in.h; the socket module has it from Python 3.14
 _BUFFER = 8 << 20
 _BATCH = 64
@@ -26,7 +47,8 @@ _BATCH = 64
 
 def start() -> subprocess.Popen[bytes]:
     """Start the servers where this thread is. They answer what was sent from now on."""
-    sockets = [_udp(socket.AF_INET), _udp(socket.AF_INET6), _tcp(socket.AF_INET), _tcp(socket.AF_INET6)]
+    families, ports = (socket.AF_INET, socket.AF_INET6), (PORT, _OTHERS_PORT)
+    sockets = [make(family, port) for make in (_udp, _tcp) for family in families for port in ports]
     try:
         descriptors = [s.fileno() for s in sockets]
         command = [sys.executable, "-m", __name__, *map(str, descriptors)]
@@ -36,7 +58,7 @@ def start() -> subprocess.Popen[bytes]:
             s.close()
 
 
-def _udp(family: int) -> socket.socket:
+def _udp(family: int, port: int) -> socket.socket:
     s = socket.socket(family, socket.SOCK_DGRAM)
     if family == socket.AF_INET:
         s.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
@@ -44,16 +66,16 @@ def _udp(family: int) -> socket.socket:
         s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
     _grow(s)
-    s.bind(("", PORT))
+    s.bind(("", port))
     return s
 
 
-def _tcp(family: int) -> socket.socket:
+def _tcp(family: int, port: int) -> socket.socket:
     s = socket.socket(family, socket.SOCK_STREAM)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
         s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    s.bind(("", PORT))
+    s.bind(("", port))
     s.listen(4096)
     return s
 

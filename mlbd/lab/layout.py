@@ -12,10 +12,14 @@ tells whether it was right. Every address of 203.0.113.0/24 and 2001:db8:f::/64 
 from __future__ import annotations
 
 import ipaddress
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_UPLINKS = 100
 SERVERS4, SERVERS6 = "203.0.113.0/24", "2001:db8:f::/64"
+ROUTER_LINK_LOCAL = "fe80::2"
+"""The router's on each uplink where addresses are advertised."""
 _PUBLIC4 = ipaddress.ip_network("100.64.0.0/16")
 _SITES6 = ipaddress.ip_network("2001:db8::/32")
 
@@ -31,23 +35,61 @@ class Uplink:
     gateway_host: int = 1
     generation: int = 0
     """How often its interface was re-created; each time gets a new index, as in real life."""
+    given: str = ""
+    """The router's IPv4 address and prefix length, where it is to be another than 10.N.SUBNET.2/24."""
+    ra: bool = False
+    """IPv6 by router advertisements: the gateway is a link-local address, the same on every uplink."""
+    subnet6: int = 0
+    delegation: str = ""
+    """The IPv6 prefix routed to the router, where it is to be another than 2001:db8:N:100::/56."""
+
+    @property
+    def _interface4(self) -> ipaddress.IPv4Interface:
+        return ipaddress.IPv4Interface(self.given or f"10.{self.number}.{self.subnet}.2/24")
 
     @property
     def address(self) -> str:
         """The router's."""
-        return f"10.{self.number}.{self.subnet}.2"
+        return str(self._interface4.ip)
+
+    @property
+    def length(self) -> int:
+        """Of the IPv4 network on the link."""
+        return self._interface4.network.prefixlen
 
     @property
     def gateway(self) -> str:
-        return f"10.{self.number}.{self.subnet}.{self.gateway_host}"
+        return str(self._interface4.network[self.gateway_host])
+
+    @property
+    def customers(self) -> str:
+        """The IPv4 sources that the provider accepts."""
+        return str(self._interface4.network) if self.given else f"10.{self.number}.0.0/16"
 
     @property
     def address6(self) -> str:
-        return _canonical(f"2001:db8:{self.number}:{self.subnet}::2")
+        return _canonical(f"2001:db8:{self.number}:{self.subnet6}::2")
 
     @property
     def gateway6(self) -> str:
-        return _canonical(f"2001:db8:{self.number}:{self.subnet}::{self.gateway_host}")
+        return self.provider6[-1]
+
+    @property
+    def provider6(self) -> list[str]:
+        """The provider's IPv6 addresses on the link. One that advertises keeps those of the networks before."""
+        subnets = range(self.subnet6 + 1) if self.ra else [self.subnet6]
+        found = [_canonical(f"2001:db8:{self.number}:{subnet}::{self.gateway_host}") for subnet in subnets]
+        return [*found, f"fe80::{self.gateway_host}"] if self.ra else found
+
+    @property
+    def prefixes6(self) -> list[str]:
+        """The IPv6 networks that the link has had so far."""
+        return [_canonical(f"2001:db8:{self.number}:{subnet}::") + "/64" for subnet in range(self.subnet6 + 1)]
+
+    @property
+    def delegated(self) -> str:
+        """The prefix that the provider routes to the router."""
+        return self.delegation or f"2001:db8:{self.number}:100::/56"
 
     @property
     def metric(self) -> int:
@@ -56,10 +98,55 @@ class Uplink:
 
     def default_routes(self) -> list[str]:
         """Arguments of `ip route add` or `replace`, as a DHCP client and router advertisements would leave them."""
+        static6 = f"default via {self.gateway6} dev {self.interface} metric {self.metric} proto ra"
         return [
             f"default via {self.gateway} dev {self.interface} metric {self.metric} proto dhcp",
-            f"default via {self.gateway6} dev {self.interface} metric {self.metric} proto ra",
+            *([] if self.ra else [static6]),
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Lan:
+    """One network of clients. Numbers start at 1."""
+
+    number: int
+    given: str = ""
+    """Its IPv4 network, where it is to be another than 192.168.K.0/24."""
+
+    @property
+    def _network(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Network(self.given or f"192.168.{self.number}.0/24")
+
+    @property
+    def subnet(self) -> str:
+        return str(self._network)
+
+    @property
+    def router(self) -> str:
+        return str(self._network[1])
+
+    @property
+    def client(self) -> str:
+        return str(self._network[2])
+
+    @property
+    def many(self) -> str:
+        """The upper half, which is the client's too."""
+        return str([*self._network.subnets()][1])
+
+    @property
+    def length(self) -> int:
+        return self._network.prefixlen
+
+    def source(self, number: int, family: int = 4) -> str:
+        """One of the client's many addresses, 1 to 126, for traffic that looks like that of many clients."""
+        if family == 4:
+            return str(ipaddress.IPv4Network(self.many)[number])
+        return _canonical(f"fd00:10:{self.number}:1::{number:x}")
+
+    def delegated(self, prefix: str) -> ipaddress.IPv6Network:
+        """The /64 of a delegated prefix that is this LAN's."""
+        return next(itertools.islice(ipaddress.IPv6Network(prefix).subnets(new_prefix=64), self.number, None))
 
 
 def _canonical(address: str) -> str:
@@ -72,8 +159,8 @@ def server(number: int, family: int = 4) -> str:
 
 
 def source(lan: int, number: int, family: int = 4) -> str:
-    """One of the many addresses of a LAN's client, 1 to 126, for traffic that looks like that of many clients."""
-    return f"192.168.{lan}.{128 + number}" if family == 4 else _canonical(f"fd00:10:{lan}:1::{number:x}")
+    """`Lan.source` of a LAN that has its usual network."""
+    return Lan(lan).source(number, family)
 
 
 def uplink_of(address: str) -> int | None:
@@ -87,10 +174,10 @@ def uplink_of(address: str) -> int | None:
     return None
 
 
-def links(prefix: str, uplinks: list[Uplink], lans: int, *, prompt_carrier: bool) -> list[str]:
+def links(prefix: str, uplinks: list[Uplink], lans: list[Lan], *, prompt_carrier: bool) -> list[str]:
     """Commands for ip(8) that link the namespaces."""
     lines = []
-    for k in range(1, lans + 1):
+    for k in (lan.number for lan in lans):
         lines.append(f"link add lan{k} netns {prefix}-router type veth peer name eth0 netns {prefix}-lan{k}")
     for uplink in uplinks:
         lines.append(wan_link(prefix, uplink, prompt_carrier=prompt_carrier))
@@ -113,12 +200,13 @@ def wan_link(prefix: str, uplink: Uplink, *, prompt_carrier: bool) -> str:
     )
 
 
-def router(uplinks: list[Uplink], lans: int, *, default_routes: bool) -> list[str]:
+def router(uplinks: list[Uplink], lans: list[Lan], *, default_routes: bool) -> list[str]:
     lines = ["link set lo up"]
-    for k in range(1, lans + 1):
+    for lan in lans:
+        k = lan.number
         lines += [
             f"link set lan{k} up",
-            f"address add 192.168.{k}.1/24 dev lan{k}",
+            f"address add {lan.router}/{lan.length} dev lan{k}",
             f"address add fd00:10:{k}::1/64 dev lan{k} nodad",
             f"route add fd00:10:{k}:1::/64 via fd00:10:{k}::2 dev lan{k}",
         ]
@@ -128,148 +216,77 @@ def router(uplinks: list[Uplink], lans: int, *, default_routes: bool) -> list[st
 
 
 def router_wan(uplink: Uplink, *, default_routes: bool) -> list[str]:
-    """The router's side of one uplink, on an interface that is new."""
+    """The router's side of one uplink, on an interface that is new.
+
+    Where addresses are advertised, tokens (ip-token(8)) make them those that the router has elsewhere.
+    """
+    name = uplink.interface
+    if uplink.ra:
+        before = [f"link set {name} addrgenmode none", f"token set ::2 dev {name}"]
+        address6 = ROUTER_LINK_LOCAL
+    else:
+        before, address6 = [], uplink.address6
     return [
-        f"link set {uplink.interface} up",
-        f"address add {uplink.address}/24 dev {uplink.interface}",
-        f"address add {uplink.address6}/64 dev {uplink.interface} nodad",
+        *before,
+        f"link set {name} up",
+        f"address add {uplink.address}/{uplink.length} dev {name}",
+        f"address add {address6}/64 dev {name} nodad",
         *(f"route add {route}" for route in uplink.default_routes() if default_routes),
     ]
 
 
-def client(lan: int) -> list[str]:
+def router_change(old: Uplink, new: Uplink, *, default_routes: bool) -> list[str]:
+    """From one plan of the same uplink to another; what is advertised changes by itself."""
+    lines = []
+    moved, moved6 = new.address != old.address, new.address6 != old.address6 and not new.ra
+    if moved:
+        lines.append(f"address add {new.address}/{new.length} dev {new.interface}")
+    if moved6:
+        lines.append(f"address add {new.address6}/64 dev {new.interface} nodad")
+    if default_routes:
+        lines += [f"route replace {route}" for route in new.default_routes()]
+    if moved:
+        lines.append(f"address del {old.address}/{old.length} dev {old.interface}")
+    if moved6:
+        lines.append(f"address del {old.address6}/64 dev {old.interface}")
+    return lines
+
+
+def client(lan: Lan) -> list[str]:
+    k = lan.number
     return [
         "link set lo up",
         "link set eth0 up",
-        f"address add 192.168.{lan}.2/24 dev eth0",
-        f"address add fd00:10:{lan}::2/64 dev eth0 nodad",
-        f"route add local 192.168.{lan}.128/25 dev lo",
-        f"route add local fd00:10:{lan}:1::/64 dev lo",
-        f"route add default via 192.168.{lan}.1",
-        f"route add default via fd00:10:{lan}::1",
+        f"address add {lan.client}/{lan.length} dev eth0",
+        f"address add fd00:10:{k}::2/64 dev eth0 nodad",
+        f"route add local {lan.many} dev lo",
+        f"route add local fd00:10:{k}:1::/64 dev lo",
+        f"route add default via {lan.router}",
+        f"route add default via fd00:10:{k}::1",
     ]
 
 
-def provider(uplink: Uplink) -> list[str]:
-    n = uplink.number
-    return [
-        "link set lo up",
-        *provider_customer(uplink),
-        "link set upstream up",
-        f"address add 100.64.{n}.2/24 dev upstream",
-        f"address add fd64:{n}::2/64 dev upstream nodad",
-        f"route add default via 100.64.{n}.1",
-        f"route add default via fd64:{n}::1",
-    ]
-
-
-def provider_customer(uplink: Uplink) -> list[str]:
-    """The provider's side of one uplink, on an interface that is new or was down."""
-    n = uplink.number
-    return [
-        "link set customer up",
-        f"address replace {uplink.gateway}/24 dev customer",
-        f"address replace {uplink.gateway6}/64 dev customer nodad",
-        f"route replace 2001:db8:{n}:100::/56 via {uplink.address6} dev customer",
-    ]
+def attached(name: str, addresses: Sequence[str], *, internet: bool) -> tuple[list[str], list[str]]:
+    """The router's side of a link to a peer, and the peer's. The router's addresses have a prefix length."""
+    found = [ipaddress.ip_interface(address) for address in addresses]
+    router = [f"link set {name} up", *(f"address add {i.with_prefixlen} dev {name}" for i in found)]
+    peer = ["link set lo up", "link set eth0 up"]
+    peer += [f"address add {i.ip + 1}/{i.network.prefixlen} dev eth0" for i in found]
+    peer += [f"route add default via {i.ip} dev eth0" for i in found]
+    if internet:
+        peer += [f"route add local {servers} dev lo" for servers in (SERVERS4, SERVERS6)]
+    return router, peer
 
 
 def internet(uplinks: list[Uplink]) -> list[str]:
     lines = ["link set lo up", f"route add local {SERVERS4} dev lo", f"route add local {SERVERS6} dev lo"]
-    for n in (uplink.number for uplink in uplinks):
+    for uplink in uplinks:
+        n = uplink.number
         lines += [
             f"link set isp{n} up",
             f"address add 100.64.{n}.1/24 dev isp{n}",
             f"address add fd64:{n}::1/64 dev isp{n} nodad",
-            f"route add 10.{n}.0.0/16 via 100.64.{n}.2",
+            f"route add {uplink.customers} via 100.64.{n}.2",
             f"route add 2001:db8:{n}::/48 via fd64:{n}::2",
         ]
     return lines
-
-
-def provider_rules(uplink: Uplink) -> str:
-    """Ruleset of a provider: count and drop what its customer may not send (BCP 38), translate, and fail on demand.
-
-    A customer's packet is counted before a fault can drop it. The `fault_` chains are empty until `Faults` fills them.
-    """
-    n = uplink.number
-    return f"""
-table inet provider {{
-  counter right4 {{ }}
-  counter right6 {{ }}
-  counter wrong4 {{ }}
-  counter wrong6 {{ }}
-  counter dropped {{ }}
-  chain fault_customer {{ }}
-  chain fault_forward {{ }}
-  chain arrive {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname != "customer" accept
-    ip saddr 10.{n}.0.0/16 counter name right4 goto fault_customer
-    ip6 saddr 2001:db8:{n}::/48 counter name right6 goto fault_customer
-    ip6 saddr {{ fe80::/10, :: }} goto fault_customer
-    meta nfproto ipv4 counter name wrong4 drop
-    counter name wrong6 drop
-  }}
-  chain forward {{
-    type filter hook forward priority filter; policy accept;
-    goto fault_forward
-  }}
-  chain leave {{
-    type nat hook postrouting priority srcnat; policy accept;
-    oifname "upstream" ip saddr 10.{n}.0.0/16 snat to 100.64.{n}.2
-  }}
-}}
-table arp provider {{
-  chain fault_arp {{ }}
-  chain arrive {{
-    type filter hook input priority 0; policy accept;
-    goto fault_arp
-  }}
-}}
-"""
-
-
-_HOUSEKEEPING = "nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld-listener-report, mld2-listener-report"
-"""What a link's own hosts say to each other about the link."""
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """What is broken at one provider. Several at once are possible."""
-
-    silent: bool = False
-    """Nothing passes, in either direction; the gateway still answers."""
-    gateway: bool = False
-    """The gateway does not answer either, except for ARP and neighbour discovery."""
-    neighbours: bool = False
-    """Not even that."""
-    icmp: bool = False
-    """Echo requests get no answer; the rest works."""
-    loss: float = 0.0
-    """The ratio of the customer's packets that is lost at random."""
-
-    def rules(self) -> str:
-        """Commands for nft(8), one transaction, that make the faults of a provider exactly these."""
-        drop = "counter name dropped drop"
-        customer, forward = [], []
-        if not self.neighbours:
-            customer.append(f"icmpv6 type {{ {_HOUSEKEEPING} }} accept")
-        if self.gateway:
-            customer.append(drop)
-        if self.silent:
-            forward.append(drop)
-        if self.icmp:
-            customer += [f"icmp type echo-request {drop}", f"icmpv6 type echo-request {drop}"]
-        if self.loss:
-            customer.append(f"numgen random mod 10000 < {round(self.loss * 10000)} {drop}")
-        return "\n".join(
-            [
-                "flush chain inet provider fault_customer",
-                "flush chain inet provider fault_forward",
-                "flush chain arp provider fault_arp",
-                *(f"add rule inet provider fault_customer {rule}" for rule in customer),
-                *(f"add rule inet provider fault_forward {rule}" for rule in forward),
-                *(["add rule arp provider fault_arp drop"] if self.neighbours else []),
-            ]
-        )

@@ -12,25 +12,20 @@ stand side by side. Every method may be called from one thread at a time.
 
 from __future__ import annotations
 
-import contextlib
+import ipaddress
 import itertools
-import os
-import shutil
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
-from mlbd.lab import echo, layout, sandbox
-from mlbd.lab.layout import Faults, Uplink
-from mlbd.lab.namespaces import LabError, entered, has_ipv6, ip_each, ip_here, path_of, set_down, set_sysctls
+from mlbd.lab import layout, provider
+from mlbd.lab.advertise import Advertisement, Advertiser
+from mlbd.lab.layout import Lan, Uplink
+from mlbd.lab.namespaces import LabError, has_ipv6, ip_each, ip_here, set_down, set_sysctls
 from mlbd.lab.nft import Nft
+from mlbd.lab.places import Places
+from mlbd.lab.provider import Faults
 
 _numbers = itertools.count(1)
 
@@ -51,8 +46,8 @@ _FIVE_TUPLE = {  # policy 1 takes the hash of the sender's socket, which a veth 
 }
 
 
-class Network:
-    """Where is one of `router`, `internet`, `lan1`.., `isp1`..; uplinks are given by number, from 1."""
+class Network(Places):
+    """Where is one of `router`, `internet`, `lan1`.., `isp1`.., or attached; uplinks are given by number, from 1."""
 
     def __init__(
         self,
@@ -63,6 +58,9 @@ class Network:
         default_routes: bool = True,
         rp_filter: int = 2,
         prompt_carrier: bool = False,
+        subnets: Sequence[str] = (),
+        lan_subnets: Sequence[str] = (),
+        ra: bool = False,
     ) -> None:
         """Build it. Raises LabError.
 
@@ -70,80 +68,81 @@ class Network:
         `default_routes`: whether the router's `main` has one by each provider, with metric 100 + number.
         `rp_filter`: of all the router's interfaces; 2 is what systemd sets.
         `prompt_carrier`: the kernel tells of carrier at once, else as late as for a network card (`layout.wan_link`).
+        `subnets`: the router's address on each uplink and its prefix length, `192.168.1.2/24`, at most 24, else
+        10.N.0.2/24; the gateway is the first host.
+        `lan_subnets`: the LANs' networks, else 192.168.K.0/24, or 10.10.K.0/24 where `subnets` are given.
+        `ra`: the providers advertise IPv6 and their gateways, and the router has nothing but that. See `advertise`.
         """
-        if not sandbox.inside():
-            raise LabError("A lab network is only built inside `python -m mlbd.lab.sandbox COMMAND...`.")
         names = list(interfaces) or [f"wan{n}" for n in range(1, uplinks + 1)]
         if not 1 <= uplinks == len(names) <= layout.MOST_UPLINKS:
             raise LabError(f"{uplinks} uplinks with {len(names)} interfaces: they must be as many, and 1 to 100.")
+        if (subnets and len(subnets) != uplinks) or any(int(s.partition("/")[2] or 32) > 24 for s in subnets):
+            raise LabError(f"{uplinks} uplinks with subnets {subnets}: they must be as many, and of /24 or larger.")
+        if lan_subnets and len(lan_subnets) != lans:
+            raise LabError(f"{lans} LANs with {len(lan_subnets)} subnets: they must be as many.")
+        super().__init__()
         self.lans = lans
-        self._prefix = f"lab{os.getpid()}x{next(_numbers)}"
-        self._uplinks = {n: Uplink(n, name) for n, name in enumerate(names, 1)}
+        moved = [f"10.10.{k}.0/24" for k in range(1, lans + 1)] if subnets else [""] * lans
+        self._lans = [Lan(k, subnet) for k, subnet in enumerate(lan_subnets or moved, 1)]
+        self._uplinks = {
+            n: Uplink(n, name, given=given, ra=ra)
+            for n, (name, given) in enumerate(zip(names, subnets or [""] * uplinks, strict=True), 1)
+        }
+        self._ra = ra
         self._faults = dict.fromkeys(self._uplinks, Faults())
         self._default_routes, self._prompt_carrier = default_routes, prompt_carrier
-        self._stack = contextlib.ExitStack()
         self._nft: dict[int, Nft] = {}
-        self.directory = Path(tempfile.mkdtemp(prefix=f"{self._prefix}-", dir="/run"))
-        """For what belongs to this network, sockets and configurations; goes with it."""
-        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self._lifetime = dict.fromkeys(self._uplinks, 1800 if default_routes else 0)
+        self._advertisers: dict[int, Advertiser] = {}
+        self._delegated: dict[int, list[str]] = {}
         try:
             self._build(rp_filter)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End what was spawned, and remove everything."""
-        self._stack.close()
 
     def _build(self, rp_filter: int) -> None:
         uplinks = self.uplinks
-        self._stack.callback(self._remove_namespaces)
-        ip_here([f"netns add {self.namespace(where)}" for where in self.places])
+        lans = [f"lan{k}" for k in range(1, self.lans + 1)]
+        self._add(["router", "internet", *lans, *(f"isp{n}" for n in self._uplinks)])
         for where in self.places:
             with self.inside(where):
                 set_sysctls(_EVERYWHERE)
                 if where == "router":
                     set_sysctls(_FORWARDS | _FIVE_TUPLE)
+                    if self._ra:
+                        set_sysctls({"ipv6/conf/default/accept_ra": 2})  # routers believe no other router with 1
                     set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "default")})
                 elif where.startswith("isp"):
                     set_sysctls(_FORWARDS)
         # After the sysctls: an interface takes the defaults of the moment it is made.
-        ip_here(layout.links(self._prefix, uplinks, self.lans, prompt_carrier=self._prompt_carrier))
+        ip_here(layout.links(self._prefix, uplinks, self._lans, prompt_carrier=self._prompt_carrier))
         for uplink in uplinks:
             nft = self._stack.enter_context(Nft(self.namespace(f"isp{uplink.number}")))
-            nft.run(layout.provider_rules(uplink))
+            nft.run(provider.rules(uplink))
             self._nft[uplink.number] = nft
         # The router comes last: a device whose peer is already up has carrier at once, without an event to wait for.
         others = {self.namespace("internet"): layout.internet(uplinks)}
-        others |= {self.namespace(f"lan{k}"): layout.client(k) for k in range(1, self.lans + 1)}
-        others |= {self.namespace(f"isp{u.number}"): layout.provider(u) for u in uplinks}
+        others |= {self.namespace(f"lan{k}"): layout.client(lan) for k, lan in enumerate(self._lans, 1)}
+        others |= {self.namespace(f"isp{u.number}"): provider.namespace(u) for u in uplinks}
         ip_each(others)
-        ip_each({self.namespace("router"): layout.router(uplinks, self.lans, default_routes=self._default_routes)})
+        ip_each({self.namespace("router"): layout.router(uplinks, self._lans, default_routes=self._default_routes)})
         ip_each({name: ["link show"] for name in others})  # reading a link's state ends the wait for its carrier event
+        for uplink in uplinks:
+            self._start_advertising(uplink)
         self._wait_for_ipv6(*uplinks)
-        with self.inside("internet"):
-            server = echo.start()
-        self._stack.callback(_end, server)
+        self.serve("internet")
 
     def _wait_for_ipv6(self, *uplinks: Uplink) -> None:
-        places = {"router": [u.address6 for u in uplinks]} | {f"isp{u.number}": [u.gateway6] for u in uplinks}
-        for where, addresses in places.items():
-            with self.inside(where):
-                wait_until(partial(has_ipv6, addresses), what=f"that {', '.join(addresses)} receives")
+        for uplink in uplinks:
+            self._wait_for_addresses(f"isp{uplink.number}", uplink.provider6)
+            self._advertise(uplink.number)
+        told = [uplink for uplink in uplinks if not uplink.ra or self._advertised(uplink.number)]
+        self._wait_for_addresses("router", [uplink.address6 for uplink in told])
 
-    def _remove_namespaces(self) -> None:
-        ip_here(
-            [f"netns del {self._prefix}-{where}" for where in self.places if path_of(self.namespace(where)).exists()]
-        )
+    def _wait_for_addresses(self, where: str, addresses: list[str]) -> None:
+        with self.inside(where):
+            wait_until(partial(has_ipv6, addresses), what=f"that {', '.join(addresses)} receives")
 
     # What there is
 
@@ -155,48 +154,30 @@ class Network:
         """Names and addresses as they are now."""
         return self._uplinks[i]
 
-    @property
-    def places(self) -> list[str]:
-        lans = [f"lan{k}" for k in range(1, self.lans + 1)]
-        return ["router", "internet", *lans, *(f"isp{n}" for n in self._uplinks)]
+    def lan(self, k: int) -> Lan:
+        """Addresses of LAN k, from 1."""
+        return self._lans[k - 1]
 
-    def namespace(self, where: str) -> str:
-        """The name under which ip(8) knows the place."""
-        return f"{self._prefix}-{where}"
+    def attach(self, name: str, *addresses: str, internet: bool = False) -> list[str]:
+        """Make a place behind a new interface of the router, both called `name`, as a container or a far end of a
+        tunnel; returns its addresses, one above each of the router's, which are given as `172.17.0.1/16`.
 
-    # Working in it
-
-    def inside(self, where: str) -> AbstractContextManager[None]:
-        """What this thread opens or starts in the block belongs to the place; see `namespaces.entered`."""
-        return entered(self.namespace(where))
-
-    def run(self, where: str, command: Sequence[str], *, text: str | None = None) -> str:
-        """Run a program to its end; `text` is its input. Returns what it printed. Raises LabError if it fails."""
-        with self.inside(where):
-            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise LabError(
-                f"{' '.join(command)} in {where}: {done.returncode}: {done.stderr.strip() or done.stdout.strip()}"
-            )
-        return done.stdout
-
-    def spawn(self, where: str, command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-        """Start a program, options as of `subprocess.Popen`. It is killed with the network if it still runs."""
-        with self.inside(where):
-            process = subprocess.Popen(command, **options)
-        self._stack.callback(_end, process)
-        return process
-
-    def sysctls(self, where: str, values: Mapping[str, object]) -> None:
-        """Set, by names below /proc/sys/net: `{"ipv4/conf/wan1/rp_filter": 1}`."""
-        with self.inside(where):
-            set_sysctls(values)
-
-    def ping(self, where: str, address: str, *, timeout: float = 1.0) -> bool:
-        """Whether one echo request is answered in time, seconds."""
-        with self.inside(where):
-            command = ["ping", "-n", "-q", "-c", "1", "-W", str(timeout), address]
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        The router is its default gateway, and it has echo servers. `internet`: it also answers at the addresses of all
+        servers, as the far end of a full tunnel does.
+        """
+        self._add([name])
+        with self.inside(name):
+            set_sysctls(_EVERYWHERE)
+        router, peer = layout.attached(name, addresses, internet=internet)
+        here, there = self.namespace("router"), self.namespace(name)
+        ip_here([f"link add {name} netns {here} type veth peer name eth0 netns {there}"])
+        ip_each({there: peer})
+        ip_each({here: router})
+        found = [str(ipaddress.ip_interface(address).ip + 1) for address in addresses]
+        self._wait_for_addresses(name, [address for address in found if ":" in address])
+        self._wait_for_addresses("router", [a.partition("/")[0] for a in addresses if ":" in a])
+        self.serve(name)
+        return found
 
     # What the providers saw
 
@@ -219,6 +200,7 @@ class Network:
     def _fail(self, i: int, faults: Faults) -> None:
         self._nft[i].run(faults.rules())
         self._faults[i] = faults
+        self._advertise(i)
 
     def silence(self, i: int, *, gateway: bool = False, neighbours: bool = False) -> None:
         """Nothing passes the provider any more, its link stays up.
@@ -248,7 +230,7 @@ class Network:
     def plug(self, i: int) -> None:
         """Put it back."""
         # With its addresses: when the device went down the kernel removed the IPv6 ones, and routes with them.
-        ip_each({self.namespace(f"isp{i}"): layout.provider_customer(self._uplinks[i])})
+        ip_each({self.namespace(f"isp{i}"): provider.customer(self._uplinks[i])})
         self._wait_for_ipv6(self._uplinks[i])
 
     def remove(self, i: int) -> None:
@@ -259,9 +241,10 @@ class Network:
         """Make the uplink's interface again, with its addresses and default routes."""
         uplink = self._uplinks[i] = replace(self._uplinks[i], generation=self._uplinks[i].generation + 1)
         ip_here([layout.wan_link(self._prefix, uplink, prompt_carrier=self._prompt_carrier)])
-        ip_each({self.namespace(f"isp{i}"): layout.provider_customer(uplink)})
+        ip_each({self.namespace(f"isp{i}"): provider.customer(uplink)})
         ip_each({self.namespace("router"): layout.router_wan(uplink, default_routes=self._default_routes)})
         ip_each({self.namespace(f"isp{i}"): ["link show"]})  # as in _build
+        self._start_advertising(uplink)
         self._wait_for_ipv6(uplink)
 
     def move_gateway(self, i: int) -> Uplink:
@@ -270,37 +253,102 @@ class Network:
         return self._change(old, replace(old, gateway_host=254 if old.gateway_host == 1 else 1))
 
     def renumber(self, i: int) -> Uplink:
-        """The provider moves its customer to another network: new address, new gateway, as after a new DHCP lease."""
+        """The provider moves its customer to another network: new address, new gateway, as after a new DHCP lease.
+
+        Of IPv4 only where IPv6 is advertised. Raises LabError where the networks were given.
+        """
         old = self._uplinks[i]
-        return self._change(old, replace(old, subnet=old.subnet + 1))
+        if old.given:
+            raise LabError(f"Uplink {i} has the network {old.given} that it was given: there is no next one.")
+        return self._change(old, replace(old, subnet=old.subnet + 1, subnet6=old.subnet6 + (not self._ra)))
 
     def _change(self, old: Uplink, new: Uplink) -> Uplink:
-        provider = [
-            f"address add {new.gateway}/24 dev customer",
-            f"address add {new.gateway6}/64 dev customer nodad",
-            f"route replace 2001:db8:{new.number}:100::/56 via {new.address6} dev customer",
-            f"address del {old.gateway}/24 dev customer",
-            f"address del {old.gateway6}/64 dev customer",
-        ]
-        router = []
-        if new.address != old.address:
-            router += [
-                f"address add {new.address}/24 dev {new.interface}",
-                f"address add {new.address6}/64 dev {new.interface} nodad",
-            ]
-        if self._default_routes:
-            router += [f"route replace {route}" for route in new.default_routes()]
-        if new.address != old.address:
-            router += [
-                f"address del {old.address}/24 dev {old.interface}",
-                f"address del {old.address6}/64 dev {old.interface}",
-            ]
-        self.sysctls(f"isp{new.number}", {"ipv4/conf/customer/promote_secondaries": 1})
-        ip_each({self.namespace(f"isp{new.number}"): provider})
-        ip_each({self.namespace("router"): router})
+        i = new.number
+        self.sysctls(f"isp{i}", {"ipv4/conf/customer/promote_secondaries": 1})
+        if new.gateway6 != old.gateway6:
+            self._advertise(i, lifetime=0)  # by the old one, which is no router any more
+        self._uplinks[i] = new
+        ip_each({self.namespace(f"isp{i}"): provider.change(old, new)})
+        ip_each({self.namespace("router"): layout.router_change(old, new, default_routes=self._default_routes)})
         self._wait_for_ipv6(new)
-        self._uplinks[new.number] = new
         return new
+
+    # IPv6 as providers advertise and delegate it
+
+    def advertise(self, i: int, *, lifetime: int = 1800) -> None:
+        """Advertise the gateway for this time, seconds, at once and three times in it; 0 ends the default route."""
+        self._lifetime[i] = lifetime
+        self._advertise(i)
+
+    def stop_advertising(self, i: int) -> None:
+        """Say nothing any more, also when the router asks; what was said runs out. `advertise` begins again."""
+        self._lifetime[i] = -1
+        self._advertise(i)
+
+    def renumber6(self, i: int) -> Uplink:
+        """The provider advertises its next IPv6 network and deprecates those before, which it still routes.
+
+        Raises LabError where it does not advertise.
+        """
+        old = self._uplinks[i]
+        if not self._ra:
+            raise LabError("Without advertisements (`ra`), `renumber` moves on to the next IPv6 network.")
+        return self._change(old, replace(old, subnet6=old.subnet6 + 1))
+
+    def delegate(self, i: int, prefix: str = "") -> list[str]:
+        """Delegate a prefix as DHCPv6 does, else 2001:db8:N:100::/56; one delegated by this provider before ends.
+
+        The router gets what systemd-networkd leaves there: an unreachable route for all of it, and its /64 number K on
+        LAN K. Returns the address that the client of each LAN has in it.
+        """
+        old = self._uplinks[i]
+        new = replace(old, delegation=prefix)
+        before = self._delegated.pop(i, [])
+        if before:
+            self._delegated_in(old, before, "del")
+        self._change(old, new)
+        after = [str(lan.delegated(new.delegated)[2]) for lan in self._lans]
+        self._delegated_in(new, after, "add")
+        self._delegated[i] = after
+        for k, address in enumerate(after, 1):
+            self._wait_for_addresses(f"lan{k}", [address])
+        return after
+
+    def _delegated_in(self, uplink: Uplink, clients: list[str], action: str) -> None:
+        batches = {"router": [f"route {action} unreachable {uplink.delegated} dev lo proto dhcp metric 1024"]}
+        for k, address in enumerate(clients, 1):
+            router = self._lans[k - 1].delegated(uplink.delegated)[1]
+            batches["router"].append(f"address {action} {router}/64 dev lan{k}")
+            batches[f"lan{k}"] = [f"address {action} {address}/64 dev eth0"]
+        ip_each({self.namespace(where): lines for where, lines in batches.items()})
+
+    def _start_advertising(self, uplink: Uplink) -> None:
+        """On an interface that is new."""
+        if not self._ra:
+            return
+        i = uplink.number
+        if i in self._advertisers:
+            self._advertisers.pop(i).close()
+        else:
+            self._stack.callback(self._end_advertising, i)
+        with self.inside(f"isp{i}"):
+            self._advertisers[i] = Advertiser("customer")
+
+    def _end_advertising(self, i: int) -> None:
+        if i in self._advertisers:
+            self._advertisers.pop(i).close()
+
+    def _advertised(self, i: int, lifetime: int | None = None) -> Advertisement | None:
+        """What is to be said now, with another lifetime than its own."""
+        if self._lifetime[i] < 0 or self._faults[i].neighbours:
+            return None
+        uplink = self._uplinks[i]
+        seconds = self._lifetime[i] if lifetime is None else lifetime
+        return Advertisement(uplink.gateway6, tuple(uplink.prefixes6), seconds)
+
+    def _advertise(self, i: int, lifetime: int | None = None) -> None:
+        if i in self._advertisers:
+            self._advertisers[i].say(self._advertised(i, lifetime))
 
 
 def wait_until(holds: Callable[[], bool], *, timeout: float = 5.0, what: str = "it") -> float:
@@ -311,12 +359,3 @@ def wait_until(holds: Callable[[], bool], *, timeout: float = 5.0, what: str = "
             raise LabError(f"Waited {timeout:g} s, and {what} did not happen.")
         time.sleep(0.005)
     return time.monotonic() - start
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()

@@ -26,7 +26,7 @@ _SERVERS = range(1, 101)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One connection, from its SYN to the server's first line."""
+    """One connection, from its SYN to the server's first line; or one datagram and its answer."""
 
     started: float
     """Monotonic seconds."""
@@ -35,6 +35,8 @@ class Attempt:
     uplink: int | None
     error: str = ""
     """`ECONNREFUSED`, `timeout`, ...; "" if it succeeded."""
+    seen: str = ""
+    """The address that the server saw."""
 
 
 def attempts(
@@ -44,33 +46,65 @@ def attempts(
     *,
     rate: float | None = None,
     family: int = 4,
-    servers: Sequence[int] = _SERVERS,
+    servers: Sequence[int | str] = _SERVERS,
     sources: Sequence[str] = (),
     timeout: float = 3.0,
     at_once: int = 50,
+    port: int = echo.PORT,
+    udp: bool = False,
+    source_port: int = 0,
+    mark: int = 0,
+    interface: str = "",
 ) -> list[Attempt]:
     """Open connections, `rate` a second or as fast as `at_once` open ones allow; close each when its answer is here.
 
-    Servers and sources are taken in turn. The attempts come in the order of their start.
+    Servers, numbers or addresses, and sources are taken in turn. The attempts come in the order of their start.
+    `mark` and `interface` are SO_MARK and SO_BINDTODEVICE of socket(7). With a `source_port`, no two attempts under way
+    may be to the same server.
     """
+    if port != echo.PORT:
+        net.answer_on_every_port()
     selector = selectors.DefaultSelector()
     done: dict[int, Attempt] = {}
     opened: dict[int, tuple[float, socket.socket]] = {}
+    kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
     begin = time.monotonic()
     started = 0
 
-    def finish(number: int, uplink: int | None, error: str) -> None:
+    def begin_one(server: int | str, source: str) -> tuple[socket.socket | None, str]:
+        s = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, kind | socket.SOCK_NONBLOCK)
+        try:
+            if source or source_port:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                s.bind((source, source_port))
+            if mark:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            if interface:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+            s.connect((server if isinstance(server, str) else layout.server(server, family), port))
+            if udp:
+                s.send(b"x")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            s.close()
+            return None, errno.errorcode.get(error.errno or 0, str(error))
+        return s, ""
+
+    def finish(number: int, seen: str, error: str) -> None:
         since, s = opened.pop(number)
         selector.unregister(s)
         s.close()
-        done[number] = Attempt(since, None if error else time.monotonic() - since, uplink, error)
+        uplink = layout.uplink_of(seen) if seen else None
+        took = time.monotonic() - since if uplink else None
+        done[number] = Attempt(since, took, uplink, error or ("" if uplink else f"seen as {seen}"), seen)
 
     with net.inside(where), selector:
         while len(done) < count:
             now = time.monotonic()
             while started < count and len(opened) < at_once and (rate is None or begin + started / rate <= now):
-                source = sources[started % len(sources)] if sources else None
-                s, error = _open(family, layout.server(servers[started % len(servers)], family), source)
+                source = sources[started % len(sources)] if sources else ""
+                s, error = begin_one(servers[started % len(servers)], source)
                 if s is None:
                     done[started] = Attempt(now, None, None, error)
                 else:
@@ -78,11 +112,11 @@ def attempts(
                     selector.register(s, selectors.EVENT_READ, started)
                 started += 1
             for key, _ in selector.select(0.001 if started < count else 0.01):
-                uplink, error = _answer(opened[key.data][1])
-                if uplink is not None or error:
-                    finish(key.data, uplink, error)
+                seen, error = _answer(opened[key.data][1])
+                if seen or error:
+                    finish(key.data, seen, error)
             for number in [n for n, (since, _) in opened.items() if time.monotonic() - since > timeout]:
-                finish(number, None, _pending_error(opened[number][1]) or "timeout")
+                finish(number, "", _pending_error(opened[number][1]) or "timeout")
     return [done[number] for number in range(count)]
 
 
@@ -91,32 +125,15 @@ def connect_many(net: Network, where: str, count: int, **options: object) -> Cou
     return Counter(attempt.uplink for attempt in attempts(net, where, count, **options))  # type: ignore[arg-type]
 
 
-def _open(family: int, address: str, source: str | None) -> tuple[socket.socket | None, str]:
-    s = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        if source is not None:
-            s.bind((source, 0))
-        s.connect((address, echo.PORT))
-    except BlockingIOError:
-        pass
-    except OSError as error:
-        s.close()
-        return None, errno.errorcode.get(error.errno or 0, str(error))
-    return s, ""
-
-
-def _answer(s: socket.socket) -> tuple[int | None, str]:
-    """The uplink, or the error; neither if there is nothing yet."""
+def _answer(s: socket.socket) -> tuple[str, str]:
+    """The address that the server saw, or the error; neither if there is nothing yet."""
     try:
         line = s.recv(128)
     except BlockingIOError:  # woken by an ICMP error that the connection may survive
-        return None, _pending_error(s)
+        return "", _pending_error(s)
     except OSError as error:
-        return None, errno.errorcode.get(error.errno or 0, str(error))
-    if not line:
-        return None, "closed"
-    uplink = layout.uplink_of(line.decode().strip())
-    return uplink, "" if uplink else f"seen as {line.decode().strip()}"
+        return "", errno.errorcode.get(error.errno or 0, str(error))
+    return (line.split()[0].decode(), "") if line else ("", "closed")
 
 
 def _pending_error(s: socket.socket) -> str:

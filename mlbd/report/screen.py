@@ -23,9 +23,9 @@ def render(status: Status | Mapping[str, Any], *, colour: bool = False, now: flo
     known = status if isinstance(status, Status) else msgspec.convert(status, Status)
     at = time.time() if now is None else now
     parts = [_headline(known, at, colour), _uplinks(known.uplinks, at, colour), _policies(known.policies, colour)]
-    parts += [_paint(f"warning: {_clean(w)}", _YELLOW, colour) for w in known.warnings]
+    parts += [_paint(f"warning: {clean(w)}", _YELLOW, colour) for w in known.warnings]
     if known.last_cycle is not None:
-        parts += [_paint(f"error: {_clean(e)}", _RED, colour) for e in known.last_cycle.errors]
+        parts += [_paint(f"error: {clean(e)}", _RED, colour) for e in known.last_cycle.errors]
     return "\n".join(part for part in parts if part)
 
 
@@ -69,7 +69,7 @@ def _row(uplink: UplinkStatus, now: float) -> tuple[str, ...]:
         milliseconds(uplink.jitter),
         ", ".join(g for g in (uplink.gateway, uplink.gateway6) if g) or "-",
         ago(now - uplink.since),
-        _clean(uplink.reason),
+        clean(uplink.reason),
     )
 
 
@@ -108,7 +108,7 @@ def ago(seconds: float) -> str:
     return f"{whole}s"
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """On one line, and nothing that a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in text)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from mlbd.config import ConfigError, Problem, load, parse
+from mlbd.config import ConfigError, Problem, parse
 
 A = '[[uplink]]\nname = "a"\ninterface = "eth1"\n'
 """Lines 1 to 3."""
@@ -18,11 +16,20 @@ DURATION = 'expected a duration with its unit (ms, s, m, h, d), such as "200ms",
 GATEWAY = 'expected "auto", "none" or an IPv4 address'
 INTERFACE = 'expected the name of a network interface, such as "eth1"'
 NAME = "expected a name of up to 15 lower-case letters, digits, _ and -, beginning with a letter"
+PREFIX6 = 'expected "auto" or an IPv6 prefix of length 32 to 64, such as "2001:db8:1::/48"'
+METHOD = 'expected "random", "round-robin", "hash-source", "multipath" or "failover"'
+PER_PACKET = (
+    "balancing packet by packet breaks connections, as each uplink translates to another address (1+1<1), so it is not "
+    'offered; "round-robin" gives connections in turn'
+)
+KNOWN_TABLES = "known here: uplink, probe, policy, rule, conntrack, daemon"
 TARGET = 'expected "gateway" or an IP address'
 MASK = "expected a mask of eight bits in a row, such as 0xff000000"
 METRICS = 'expected "off" or "address:port", such as "127.0.0.1:9617" or "[::1]:9617"'
 PROTOCOL = "expected a whole number from 5 to 255 that no other program uses"
-UPLINK_KEYS = "known here: name, interface, gateway, gateway6, weight, masquerade, nat6, id, carrier_delay, probe"
+UPLINK_KEYS = (
+    "known here: name, interface, gateway, gateway6, weight, masquerade, nat6, prefix6, id, carrier_delay, probe"
+)
 FREE = "expected a name that no other uplink or policy has"
 
 
@@ -43,8 +50,19 @@ UPLINK_LINES = {
     "weight = 0x" + "f" * 900: f"weight: found a number of more than 30 digits, {NUMBER}",
     "masquerade = 1": "masquerade: found 1, expected true or false",
     "id = 101": "id: found 101, expected a whole number from 1 to 100",
-    'nat6 = "prefix"': 'nat6: found "prefix", expected "none" or "masquerade"',
-    'nat6 = "mask"': 'nat6: found "mask", expected "none" or "masquerade"',
+    'nat6 = "mask"': 'nat6: found "mask", expected "none", "masquerade" or "prefix"',
+    'prefix6 = "atuo"': f'prefix6: found "atuo", {PREFIX6}; did you mean "auto"?',
+    'prefix6 = "10.0.0.0/8"': f'prefix6: found "10.0.0.0/8", {PREFIX6}; this is an IPv4 prefix',
+    'prefix6 = "2001:db8::/31"': f'prefix6: found "2001:db8::/31", {PREFIX6}; its length is 31',
+    'prefix6 = "2001:db8::/65"': f'prefix6: found "2001:db8::/65", {PREFIX6}; its length is 65',
+    'prefix6 = "2001:db8::1"': f'prefix6: found "2001:db8::1", {PREFIX6}; its length is 128',
+    'prefix6 = "2001:db8::1/64"': f'prefix6: found "2001:db8::1/64", {PREFIX6}; bits behind the prefix are set: '
+    'write "2001:db8::/64"',
+    'prefix6 = "fe80::/64"': f'prefix6: found "fe80::/64", {PREFIX6}; '
+    "a link-local address means something else on every link",
+    'prefix6 = "ff0e::/32"': f'prefix6: found "ff0e::/32", {PREFIX6}; '
+    "a multicast or broadcast address names nobody in particular",
+    'prefix6 = "2001:db8::%eth1/64"': f'prefix6: found "2001:db8::%eth1/64", {PREFIX6}; a prefix has no interface',
     'gateway = "nonne"': f'gateway: found "nonne", {GATEWAY}; did you mean "none"?',
     'gateway = "10.0.0.256"': f'gateway: found "10.0.0.256", {GATEWAY}',
     'gateway = "2001:db8::1"': f'gateway: found "2001:db8::1", {GATEWAY}; an IPv6 address belongs to gateway6',
@@ -132,12 +150,11 @@ REST = {
     ),
     "what is no table": ("uplink = [1]", ["f:1: uplink[0]: found 1, expected one table"]),
     "what later versions know": (
-        A + 'hooks = 1\n[[rule]]\nname = "x"\n[[bond]]\n[teql]',
+        A + "hooks = 1\n[[bond]]\n[teql]",
         [
             "f:4: uplink[0].hooks: unknown key; " + UPLINK_KEYS,
-            "f:5: rule: unknown key; known here: uplink, probe, policy, conntrack, daemon",
-            "f:7: bond: unknown key; known here: uplink, probe, policy, conntrack, daemon",
-            "f:8: teql: unknown key; known here: uplink, probe, policy, conntrack, daemon",
+            f"f:5: bond: unknown key; {KNOWN_TABLES}",
+            f"f:6: teql: unknown key; {KNOWN_TABLES}",
         ],
     ),
     "what must be each uplink's own": (
@@ -203,11 +220,39 @@ REST = {
         ],
     ),
     "choices": (
-        A + '[[policy]]\nname = "p"\nmembers = ["a"]\nmethod = "multipath"\nlast_resort = "best!"',
+        A + '[[policy]]\nname = "p"\nmembers = ["a"]\nmethod = "multipaht"\nlast_resort = "best!"',
         [
-            'f:7: policy[0].method: found "multipath", expected "random", "round-robin", "hash-source" or "failover"',
+            f'f:7: policy[0].method: found "multipaht", {METHOD}; did you mean "multipath"?',
             'f:8: policy[0].last_resort: found "best!", expected "best", "unreachable", "blackhole" or "main"; '
             'did you mean "best"?',
+        ],
+    ),
+    "per-packet methods": (
+        A + "".join(f'[[policy]]\nname = "p{n}"\nmembers = ["a"]\nmethod = {w}\n' for n, w in enumerate(
+            ['"per-packet"', '"rr"', '"Equalize"', '"nth"', '"teql"', '"roundrobin"', "1"])),
+        [
+            f'f:7: policy[0].method: found "per-packet", {METHOD}; {PER_PACKET}',
+            f'f:11: policy[1].method: found "rr", {METHOD}; {PER_PACKET}',
+            f'f:15: policy[2].method: found "Equalize", {METHOD}; {PER_PACKET}',
+            f'f:19: policy[3].method: found "nth", {METHOD}; {PER_PACKET}',
+            f'f:23: policy[4].method: found "teql", {METHOD}; {PER_PACKET}',
+            f'f:27: policy[5].method: found "roundrobin", {METHOD}; did you mean "round-robin"?',
+            f"f:31: policy[6].method: found 1, {METHOD}",
+        ],
+    ),
+    "prefixes that overlap": (
+        A + 'prefix6 = "2001:db8::/32"\n' + B + 'prefix6 = "2001:db8:1::/48"',
+        [
+            'f:8: uplink[1].prefix6: found "2001:db8:1::/48", expected a prefix apart from other uplinks\' prefixes; '
+            "line 4 has 2001:db8::/32; a prefix tells by which uplink its addresses leave"
+        ],
+    ),
+    "marks without masquerade": (
+        A + "masquerade = false\n" + B + '[daemon]\nown_connections = "mark"',
+        [
+            'f:4: uplink[0].masquerade: found masquerade = false with own_connections = "mark", expected masquerade = '
+            'true, or own_connections = "route"; marks choose after the source address was chosen, so that a packet of '
+            "the router would leave here with another uplink's address"
         ],
     ),
     "targets": (
@@ -289,6 +334,11 @@ def test_whole_files(case: str) -> None:
     assert messages(text) == expected
 
 
+PRIORITY = (
+    "expected a whole number from 1001 to 22000, as rules with a mark are at 1000, the 9990 above it are used and "
+    "main's rule is at 32766"
+)
+
 DAEMON_LINES = {
     "fwmark_mask = 0xff0f": f"fwmark_mask: found 65295, {MASK}; this mask has 12 bits, not 8",
     "fwmark_mask = 0x1fe00000001": f"fwmark_mask: found 2190433320961, {MASK}",
@@ -296,12 +346,13 @@ DAEMON_LINES = {
     'fwmark_mask = "ff"': f'fwmark_mask: found "ff", {MASK}',
     "fwmark_mask = -1": f"fwmark_mask: found -1, {MASK}",
     "fwmark_mask = true": f"fwmark_mask: found true, {MASK}",
-    "table_base = 255": "table_base: found 255, expected a whole number from 256 to 2147483392, to stay clear of the "
+    "table_base = 255": "table_base: found 255, expected a whole number from 256 to 2147483136, to stay clear of the "
     "kernel's tables 0 and 253 to 255",
-    "table_base = 2147483393": "table_base: found 2147483393, expected a whole number from 256 to 2147483392, to stay "
+    "table_base = 2147483137": "table_base: found 2147483137, expected a whole number from 256 to 2147483136, to stay "
     "clear of the kernel's tables 0 and 253 to 255",
-    "rule_priority = 22001": "rule_priority: found 22001, expected a whole number from 1 to 22000, as the 9990 above "
-    "it are used and main's rule is at 32766",
+    "rule_priority = 1000": f"rule_priority: found 1000, {PRIORITY}",
+    "rule_priority = 22001": f"rule_priority: found 22001, {PRIORITY}",
+    'own_connections = "marks"': 'own_connections: found "marks", expected "route" or "mark"; did you mean "mark"?',
     "protocol = 4": f'protocol: found 4, {PROTOCOL}; it belongs to "static", whose routes would be taken for ours',
     "protocol = 16": f'protocol: found 16, {PROTOCOL}; it belongs to "dhcp", whose routes would be taken for ours',
     "protocol = 256": f"protocol: found 256, {PROTOCOL}",
@@ -333,52 +384,6 @@ def test_too_many() -> None:
         "f:301: uplink[100]: found 101 uplinks, expected at most 100",
         "f:379: policy[25]: found 26 policies, expected at most 25; marks have no more codes for them",
     ]
-
-
-SYNTAX = {
-    "a = 1\nb = [1,,]": "f:2: not TOML: Invalid value, at column 8",
-    "a = 1\n[b": "f:2: not TOML: Expected ']' at the end of a table declaration, at the end of the file",
-    "\n\n[b\n\n": "f:3: not TOML: Expected ']' at the end of a table declaration, at column 3",
-    "\na = [1,\n\n": "f:2: not TOML: Invalid value, at the end of the file",
-    "[a]\n\n[a]": "f:3: not TOML: Cannot declare ('a',) twice, at column 3",
-    "\0": "f:1: not TOML: Invalid statement, at column 1",
-    "a = " + "[\n" * 5000: "f: arrays or tables nested too deep",
-    "# x\n#" + "x" * 1000: "f:2: a line of more than 1000 characters; break it",
-}
-
-
-@pytest.mark.parametrize("text", SYNTAX)
-def test_syntax(text: str) -> None:
-    """What is not TOML is told with its line."""
-    assert messages(text) == [SYNTAX[text]]
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A file that is missing, a directory, not text or far too large is a problem, not a traceback."""
-    (tmp_path / "latin1").write_bytes(b"# fiber\n# caf\xe9\n")
-    (tmp_path / "large").write_bytes(b"#\n" * 200_000)
-    expected = {
-        "missing": "cannot be read: No such file or directory",
-        "": "this is a directory, not a file",
-        "latin1": "not UTF-8 text: byte 0xe9",
-        "large": "larger than 256 KiB, which no configuration is",
-        "latin1/x": "cannot be read: Not a directory",
-        "nul\0": "cannot be read: embedded null byte",
-    }
-    found = {}
-    for name in expected:
-        with pytest.raises(ConfigError) as caught:
-            load(tmp_path / name)
-        (problem,) = caught.value.problems
-        found[name] = problem.found
-        assert (problem.file, problem.line) == (str(tmp_path / name), 2 if name == "latin1" else None)
-    assert found == expected
-
-
-def test_byte_order_mark(tmp_path: Path) -> None:
-    """The mark that some editors put before UTF-8 text does no harm."""
-    (tmp_path / "f").write_text(A, encoding="utf-8-sig")
-    assert [uplink.name for uplink in load(tmp_path / "f").settings.uplinks] == ["a"]
 
 
 def test_parts_of_a_problem() -> None:

@@ -44,6 +44,7 @@ def test_everything_set() -> None:
         weight = 256
         masquerade = false
         nat6 = "masquerade"
+        prefix6 = "2001:DB8:1::/48"
         id = 100
         carrier_delay = "1m30s"
         [[policy]]
@@ -88,6 +89,7 @@ def test_everything_set() -> None:
                 weight=256,
                 masquerade=False,
                 nat6="masquerade",
+                prefix6="2001:db8:1::/48",
                 id=100,
                 carrier_delay=90.0,
                 probe=Probe(
@@ -146,6 +148,7 @@ TIERS = {
     ("random", '["c", "a"]'): (("c", "a"),),
     ("round-robin", '["c", "a"]'): (("c", "a"),),
     ("hash-source", '[["c"], ["b", "a"]]'): (("c",), ("b", "a")),
+    ("multipath", '["c", "a"]'): (("c", "a"),),
     ("failover", '["c", "a"]'): (("c",), ("a",)),
     ("failover", '[["c", "b"], ["a"]]'): (("c", "b"), ("a",)),
 }
@@ -199,6 +202,11 @@ def test_metrics_off() -> None:
     assert settings(A + '[daemon]\nmetrics = "off"\n').daemon.metrics is None
 
 
+def test_own_connections() -> None:
+    """Marks can choose for the router's own connections where every uplink masquerades."""
+    assert settings(A + B + '[daemon]\nown_connections = "mark"\n').daemon.own_connections == "mark"
+
+
 @pytest.mark.parametrize("name", ["eth0", "enp3s0f1np1", "ppp-a.b@c%1", "wlan$x", "ü" * 7, "123456789012345"])
 def test_interface_names(name: str) -> None:
     """Whatever Linux and nftables take is taken."""
@@ -210,6 +218,10 @@ WARNINGS = {
     "an uplink in no policy": (
         A + B + '[[policy]]\nname = "p"\nmembers = ["a"]\n',
         ['f:4: uplink[1]: "b" is in no policy: it will only carry replies to what comes in by it'],
+    ),
+    "an uplink that only a rule uses": (
+        A + B + '[[policy]]\nname = "p"\nmembers = ["a"]\n[[rule]]\nname = "r"\nfrom = "192.0.2.1"\nuse = "b"\n',
+        [],
     ),
     "weights of a failover": (
         A + B + '[[policy]]\nname = "p"\nmethod = "failover"\nmembers = ["a", "b"]\nweights = { a = 2 }\n',

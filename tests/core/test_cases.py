@@ -20,7 +20,7 @@ import pytest
 
 from mlbd.config import parse
 from mlbd.core.describe import describe_object
-from mlbd.core.desired import SYSCTLS
+from mlbd.core.desired import FIVE_TUPLE, OF_INTERFACES
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.plan import apply, plan
 from mlbd.core.settings import Settings
@@ -53,7 +53,7 @@ def interface(name: str, index: int, words: list[str]) -> InterfaceFacts:
 def tell(case: Path) -> KernelState:
     """The kernel at the end of the story, which always followed what was desired."""
     world = World(load(case / "config.toml"), look=False)
-    kernel = KernelState()
+    kernel = KernelState(Sysctl(scope, s, "0") for scope in ("/ipv4", "/ipv6") for s in FIVE_TUPLE)
     for line in (case / "story.txt").read_text().splitlines():
         words = line.split("#")[0].split()
         if words[:1] != ["facts"]:
@@ -65,7 +65,7 @@ def tell(case: Path) -> KernelState:
                 world.interfaces.pop(name, None)
                 if words != ["gone"]:
                     world.interfaces[name] = interface(name, 10 + len(world.interfaces), words)
-                    new = [Sysctl(name, s, "0") for s in SYSCTLS if ("sysctl", name, s) not in kernel]
+                    new = [Sysctl(name, s, "0") for s in OF_INTERFACES if ("sysctl", name, s) not in kernel]
                     kernel = KernelState([*kernel.values(), *new])
                 continue
             case ["good" | "lost" | "firewall" as fate, name]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlbd.core.desired import BACKSTOP_METRIC, released
+from mlbd.core.desired import released
 from mlbd.core.layout import Layout
 from mlbd.core.plan import Change, Phase, apply, plan
+from mlbd.core.routing import BACKSTOP_METRIC
 from mlbd.core.settings import Conntrack, Daemon
 from mlbd.core.state import (
     Chain,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from mlbd.core.decision import Decision
-from mlbd.core.desired import SYSCTLS, desired
+from mlbd.core.desired import OF_INTERFACES, desired
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.layout import NOBODY, Identities
 from mlbd.core.plan import apply, plan
@@ -29,6 +29,8 @@ FAR2 = Target("192.0.2.2", "192.0.2.2", 4)
 CONNTRACK, DAEMON = Conntrack(), Daemon()
 
 BEGIN = 1000.0
+HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
+"""As Linux has them."""
 RTT = 0.01
 
 Answer = float | FailureKind | None
@@ -167,7 +169,8 @@ class World:
 
     def untouched(self) -> KernelState:
         """A kernel that nobody has touched: only sysctls."""
-        return KernelState(Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in SYSCTLS)
+        of_interfaces = [Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in OF_INTERFACES]
+        return KernelState([*of_interfaces, *(Sysctl(s, *pair) for s in ("/ipv4", "/ipv6") for pair in HASH_DEFAULTS)])
 
     def kernel(self) -> KernelState:
         """What the kernel holds when all that is desired now was done to an untouched one."""

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from mlbd.core.plan import Change, plan
 from mlbd.core.ports import ApplyError, Kernel
 from mlbd.core.state import (
+    AddressSet,
     Chain,
     Counter,
     Helper,
@@ -80,7 +81,45 @@ ADDED: dict[str, tuple[list[Object], Object, Object | None]] = {
     "rule by source": ([], Rule(6, 13000, table=TABLE, source="2001:db8:1::/64"), None),
     "rule that suppresses defaults": ([], Rule(4, 10000, table=254, suppress_prefixlen=0), None),
     "rule for own traffic": ([], Rule(4, 14000, table=TABLE, iif="lo"), None),
-    "rule that goes on elsewhere": ([Rule(4, 19990, "nop")], Rule(4, 12100, "goto", target=19990), None),
+    "rule that goes on elsewhere": (
+        [Rule(4, 19990, "nop")], Rule(4, 12100, "goto", target=19990), Rule(4, 12100, "goto", target=19999),
+    ),
+    "rule by destination": ([], Rule(4, 14000, table=TABLE, destination="192.0.2.0/24"), None),
+    "IPv6 rule by destination": ([], Rule(6, 14000, table=TABLE, destination="2001:db8::/32", iif="lo"), None),
+    "rule by protocol": ([], Rule(6, 14000, table=TABLE, protocol=58), None),
+    "rule by ports": ([], Rule(4, 14000, table=TABLE, protocol=6, ports=(80, 443)), None),
+    "rule by source ports": ([], Rule(6, 14000, table=TABLE, protocol=17, source_ports=(1, 65534)), None),
+    "rule by one port": ([], Rule(4, 14000, table=TABLE, protocol=17, ports=(53, 53), source_ports=(53, 53)), None),
+    "rule by everything": (
+        [Rule(4, 14000, table=TABLE), Rule(4, 14000, table=TABLE, source="10.0.0.0/8", ports=(22, 22))],
+        Rule(
+            4, 13999, table=TABLE, mark=1, mask=255, source="10.0.0.0/8", destination="192.0.2.7/32", iif=K1, oif=K2,
+            protocol=132, source_ports=(1024, 65534), ports=(7, 7), suppress_prefixlen=0,
+        ),
+        None,
+    ),
+    "set of addresses": ([], AddressSet("sticky4_office_1", 4, 300), AddressSet("sticky4_office_1", 4, 86400)),
+    "set of addresses that changes its family": ([], AddressSet("sticky", 4, 1), AddressSet("sticky", 6, 1)),
+    "use of a set of addresses": (
+        [
+            AddressSet("sticky4", 4, 60),
+            AddressSet("sticky6", 6, 60),
+            Chain("wish_0123456789ab"),
+            SlotMap("keep", ("", "", "", "wish_0123456789ab")),
+            SlotMap("first", ("wish_0123456789ab",)),
+        ],
+        Chain(
+            "sticky",
+            Hook("filter", "prerouting", -150),
+            (
+                Statement.of("update @sticky4 { ip saddr }"),
+                Statement.of("delete @sticky6 { ip6 saddr }"),
+                Statement.of("ip saddr @sticky4 numgen inc mod 1 offset 3 vmap @keep"),
+                Statement.of("ip6 saddr @sticky6 numgen inc mod 1 vmap @first"),
+            ),
+        ),
+        Chain("sticky", Hook("filter", "prerouting", -150), (Statement.of("update @sticky4 { ip saddr }"),)),
+    ),
     "counter": ([], Counter("uplink_fiber"), None),
     "helper": ([], Helper("ftp", "tcp"), None),
     "chain": ([], Chain("wish_1"), wish),
@@ -105,6 +144,10 @@ ADDED: dict[str, tuple[list[Object], Object, Object | None]] = {
     "saved sysctls": (
         [], Saved("ppp0.7", (("promote_secondaries", "0"), ("src_valid_mark", "1"))), Saved("ppp0.7", (("a", "2"),)),
     ),
+    "saved global sysctls": (
+        [], Saved("/ipv4", (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))), None,
+    ),
+    "saved IPv6 sysctls": ([], Saved("/ipv6", (("fib_multipath_hash_policy", "0"),)), Saved("/ipv6", ())),
     "saved nothing": ([], Saved("ppp0", ()), Saved("ppp0", (("src_valid_mark", "1"),))),
 }  # fmt: skip
 
@@ -115,8 +158,8 @@ class Subject:
     def __init__(self, kernel: Kernel, runner: asyncio.Runner) -> None:
         self.kernel, self._runner = kernel, runner
 
-    def look(self) -> KernelState:
-        return self._runner.run(self.kernel.observe(DEVICES)).state
+    def look(self, interfaces: Sequence[str] = DEVICES) -> KernelState:
+        return self._runner.run(self.kernel.observe(interfaces)).state
 
     def owned(self) -> KernelState:
         """What it has, without the sysctls, which exist always."""
@@ -141,6 +184,14 @@ def interruptions(changes: list[Change]) -> list[int]:
         count += size
     return ends
 
+
+HASH = (("policy", "3"), ("fields", "55"))
+GLOBAL = [(scope, f"fib_multipath_hash_{name}") for scope in ("/ipv4", "/ipv6") for name in ("fields", "policy")]
+OF_DEVICES = [
+    (device, name)
+    for device in sorted(DEVICES)
+    for name in ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
+]
 
 whole: list[Object] = [
     *MAIN_FIRST,
@@ -234,14 +285,19 @@ class KernelContract:
         assert {error.change.object for error in errors} == {wanted[0], wanted[2]}
         assert subject.owned() == KernelState([wanted[1], wanted[3]])
 
-    def test_only_sysctls_of_existing_interfaces_asked_for_are_observed(self, subject: Subject) -> None:
-        """`observe` shows three sysctls for each of the interfaces that exist."""
-        shown = [o for o in subject.look().values() if isinstance(o, Sysctl)]
-        assert sorted((o.interface, o.name) for o in shown) == [
-            (device, name)
-            for device in sorted(DEVICES)
-            for name in ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
-        ]
+    @pytest.mark.parametrize("scope", ["/ipv4", "/ipv6"])
+    def test_global_sysctls_are_set(self, subject: Subject, scope: str) -> None:
+        """The multipath hash policy and its fields are what they were set to, and the other family's stay."""
+        before = subject.look()
+        policy, fields = (Sysctl(scope, f"fib_multipath_hash_{name}", value) for name, value in HASH)
+        subject.reach([policy, fields])
+        assert subject.look() == KernelState([*before.values(), policy, fields])
+
+    def test_sysctls_of_existing_interfaces_and_of_none_are_observed(self, subject: Subject) -> None:
+        """`observe` shows three for each of the interfaces that exist, and always two of each family."""
+        shown = [o for o in subject.look([*DEVICES, "absent0", "/ipv4"]).values() if isinstance(o, Sysctl)]
+        assert sorted((o.scope, o.name) for o in shown) == sorted((*GLOBAL, *OF_DEVICES))
+        assert sorted((o.scope, o.name) for o in subject.look([]).values() if isinstance(o, Sysctl)) == GLOBAL
 
     @pytest.mark.parametrize(("before", "after"), [([], whole), (whole, other), (other, whole), (whole, [])])
     def test_dying_between_changes_leaves_what_the_next_plan_completes(

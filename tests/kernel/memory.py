@@ -7,12 +7,14 @@ from itertools import groupby
 from typing import get_args
 
 from mlbd.core import plan
-from mlbd.core.facts import InterfaceFacts
+from mlbd.core.facts import InterfaceFacts, WideRoute
 from mlbd.core.plan import Change
 from mlbd.core.ports import ApplyError, Observation
-from mlbd.core.state import KernelState, Key, Nft, Object, Route, Sysctl
+from mlbd.core.state import KernelState, Key, Nft, Object, Route, Rule, Sysctl
 
 SYSCTLS = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
+GLOBAL_SYSCTLS = ("/ipv4", "/ipv6")
+HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
 
 
 class MemoryKernel:
@@ -20,7 +22,8 @@ class MemoryKernel:
 
     def __init__(self, interfaces: Iterable[InterfaceFacts] = (), objects: Iterable[Object] = ()) -> None:
         self.facts: dict[str, InterfaceFacts] = {}
-        self.state = KernelState(objects)
+        defaults = [Sysctl(scope, name, value) for scope in GLOBAL_SYSCTLS for name, value in HASH_DEFAULTS]
+        self.state = KernelState([*defaults, *objects])
         self.cuts: list[tuple[int, int]] = []
         """Mark and mask of every `cut`."""
         self.applied: list[Change] = []
@@ -29,6 +32,9 @@ class MemoryKernel:
         """Gives the reason why a change is refused, None to let it happen."""
         self.observe_error: OSError | None = None
         """Raised by `observe`."""
+        self.lan_prefixes: tuple[str, ...] = ()
+        self.foreign_rules: tuple[Rule, ...] = ()
+        self.wide_routes: tuple[WideRoute, ...] = ()
         for facts in interfaces:
             self.appear(facts)
 
@@ -36,8 +42,9 @@ class MemoryKernel:
         if self.observe_error is not None:
             raise self.observe_error
         facts = {name: self.facts[name] for name in interfaces if name in self.facts}
-        seen = [o for o in self.state.values() if not isinstance(o, Sysctl) or o.interface in facts]
-        return Observation(KernelState(seen), facts)
+        shown = (*facts, *GLOBAL_SYSCTLS)
+        seen = [o for o in self.state.values() if not isinstance(o, Sysctl) or o.scope in shown]
+        return Observation(KernelState(seen), facts, self.lan_prefixes, self.foreign_rules, self.wide_routes)
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
         errors: list[ApplyError] = []
@@ -70,7 +77,7 @@ class MemoryKernel:
         self.delete(
             key
             for key, o in self.state.items()
-            if (isinstance(o, Sysctl) and o.interface == interface)
+            if (isinstance(o, Sysctl) and o.scope == interface)
             or (isinstance(o, Route) and any(hop.device == interface for hop in o.hops))
         )
 
@@ -85,6 +92,6 @@ class MemoryKernel:
                 missing = [hop.device for hop in hops if hop.device not in self.facts]
                 if missing:
                     return f"there is no interface {missing[0]}"
-            case Sysctl(interface) if interface not in self.facts:
-                return f"there is no interface {interface}"
+            case Sysctl(scope) if scope not in (*self.facts, *GLOBAL_SYSCTLS):
+                return f"there is no interface {scope}"
         return self.refuse(change)

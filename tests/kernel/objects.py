@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import (
+    AddressSet,
     Chain,
     Counter,
     Helper,
@@ -77,27 +78,34 @@ def routes(draw: st.DrawFn) -> Route:
     )
 
 
+SELECTORS = ("mark", "source", "oif", "iif", "suppress", "destination", "protocol", "source_ports", "ports")
+
+
 @st.composite
 def rules(draw: st.DrawFn) -> Rule:
     """The priority tells which selectors are set, as in mlbd's layout, so that none is a part of another."""
     family: Family = draw(st.sampled_from([4, 6]))
     action: Literal["lookup", "goto", "nop"] = draw(st.sampled_from(["lookup", "goto", "nop"]))
-    chosen = draw(st.sets(st.sampled_from(["mark", "source", "oif", "iif", "suppress"])))
-    priority = 10000 + 100 * ("lookup", "goto", "nop").index(action)
-    priority += sum(1 << i for i, name in enumerate(("mark", "source", "oif", "iif", "suppress")) if name in chosen)
+    chosen = draw(st.sets(st.sampled_from(SELECTORS)))
+    priority = 10000 + 512 * ("lookup", "goto", "nop").index(action)
+    priority += sum(1 << i for i, name in enumerate(SELECTORS) if name in chosen)
     sources = ["10.9.1.2/32", "10.0.0.0/8"] if family == 4 else ["2001:db8:1::/64", "2001:db8::1/128"]
     return Rule(
         family=family,
         priority=priority,
         action=action,
         table=draw(st.sampled_from([254, TABLE_BASE + 1, TABLE_BASE + 200])) if action == "lookup" else None,
-        target=20000 if action == "goto" else None,
+        target=draw(st.sampled_from([20000, 20001])) if action == "goto" else None,
         mark=draw(st.sampled_from([0, 0x01000000, 0x02000000])) if "mark" in chosen else None,
         mask=0xFF000000 if "mark" in chosen else None,
         source=draw(st.sampled_from(sources)) if "source" in chosen else None,
         oif=draw(st.sampled_from([*DEVICES, "absent0"])) if "oif" in chosen else None,
         iif=draw(st.sampled_from(["lo", *DEVICES])) if "iif" in chosen else None,
         suppress_prefixlen=draw(st.sampled_from([0, 1])) if "suppress" in chosen and action == "lookup" else None,
+        destination=draw(st.sampled_from(sources)) if "destination" in chosen else None,
+        protocol=draw(st.sampled_from([6, 17])) if "protocol" in chosen else None,
+        source_ports=draw(st.sampled_from([(1, 1), (1, 65534)])) if "source_ports" in chosen else None,
+        ports=draw(st.sampled_from([(80, 80), (80, 443)])) if "ports" in chosen else None,
     )
 
 
@@ -110,12 +118,16 @@ def tables(draw: st.DrawFn) -> list[Object]:
     sets = [MarkSet("dead", draw(marks))] if draw(st.booleans()) else []
     slots = draw(st.lists(st.sampled_from(["", *names]), max_size=9))
     maps = [SlotMap("pick4_x-1", tuple(slots))] if draw(st.booleans()) else []
+    families: st.SearchStrategy[Family] = st.sampled_from([4, 6])
+    timeouts = st.sampled_from([1, 300])
+    addresses = [AddressSet("sticky", draw(families), draw(timeouts))] if draw(st.booleans()) else []
     texts = [
         "meta mark set meta mark & 0x00ffffff | 0x01000000",
         'iifname != { "k1", "k2.5" } accept',
         "ip protocol tcp tcp flags & (syn|rst) == 0 drop",
         *(f'counter name "{counter.name}"' for counter in counters),
         *(f"ct mark & 0x7f000000 @{each.name} accept" for each in sets),
+        *(f"update @{each.name} {{ ip{'' if each.family == 4 else 6} saddr }}" for each in addresses),
     ]
 
     def statements(more: list[str]) -> tuple[Statement, ...]:
@@ -132,9 +144,9 @@ def tables(draw: st.DrawFn) -> list[Object]:
     helpers = [Helper(name, "tcp") for name in draw(st.sets(st.sampled_from(HELPERS)))]
     saved = [
         Saved(device, draw(st.sampled_from([(("src_valid_mark", "0"),), tuple((name, "1") for name in SYSCTLS)])))
-        for device in draw(st.sets(st.sampled_from([*DEVICES, "absent0"])))
+        for device in draw(st.sets(st.sampled_from([*DEVICES, "absent0", "/ipv4"])))
     ]
-    return [*counters, *sets, *maps, *chains, *helpers, *saved]
+    return [*counters, *sets, *addresses, *maps, *chains, *helpers, *saved]
 
 
 HELPERS = ["ftp"]
@@ -144,7 +156,15 @@ def _unique(objects: list[Any]) -> list[Any]:
     return list({o.key: o for o in objects}.values())
 
 
-sysctls = st.builds(Sysctl, st.sampled_from(DEVICES), st.sampled_from(SYSCTLS), st.sampled_from(["0", "1"]))
+sysctls = st.one_of(
+    st.builds(Sysctl, st.sampled_from(DEVICES), st.sampled_from(SYSCTLS), st.sampled_from(["0", "1"])),
+    st.builds(
+        Sysctl,
+        st.sampled_from(["/ipv4", "/ipv6"]),
+        st.sampled_from(["fib_multipath_hash_fields", "fib_multipath_hash_policy"]),
+        st.sampled_from(["1", "3"]),
+    ),
+)
 states: st.SearchStrategy[KernelState] = st.builds(
     lambda *parts: KernelState(o for part in (MAIN_FIRST, *parts) for o in part),
     st.lists(routes(), max_size=8).map(_unique),

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mlbd.core.facts import Gateway, InterfaceFacts
+from mlbd.core.facts import Gateway, InterfaceFacts, WideRoute
+from mlbd.core.ports import Observation
+from mlbd.core.state import Rule
 from mlbd.kernel import LinuxKernel, links
 from mlbd.kernel.netlink import HEADER, Requests
 from tests.kernel.contract import K1, K2, K3
@@ -17,6 +19,15 @@ from tests.kernel.namespace import run, veth_pairs
 from tests.kernel.objects import DEVICES, PROTOCOL, TABLE_BASE
 
 Look = Callable[[], Mapping[str, InterfaceFacts]]
+Observe = Callable[[list[str]], Observation]
+
+
+@pytest.fixture
+def observe() -> Iterator[Observe]:
+    with veth_pairs(), asyncio.Runner() as runner:
+        kernel = LinuxKernel(PROTOCOL, TABLE_BASE)
+        yield lambda interfaces: runner.run(kernel.observe(interfaces))
+        kernel.close()
 
 
 @pytest.fixture
@@ -77,7 +88,7 @@ def test_point_to_point_peer(look: Look) -> None:
     addresses = requests.dump(links.GET_ADDRESS, links.ADDRESS_DUMP_REQUEST)
     requests.close()
     found = [link for link in map(links.read_link, map(_as_point_to_point, shown)) if link is not None]
-    facts = links.read_facts(found, addresses, [], DEVICES)[K1]
+    facts = links.read_facts(found, addresses, [], [], DEVICES)[0][K1]
     assert (facts.point_to_point, facts.addresses, facts.peer) == (True, ("10.8.0.1/32",), "10.8.0.2")
     assert look()[K1].peer is None
 
@@ -147,3 +158,92 @@ def test_expired_router_advertisement(look: Look) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     assert "via fe80::9" in run("ip -6 route show default")
+
+
+def test_delegated_prefixes(look: Look) -> None:
+    """A prefix that refuses in `main` is of the uplink whose address shares most of it, and at least 32 bits."""
+    run(
+        f"ip -6 address add 2001:db9:0:1::2/64 dev {K3} nodad",
+        "ip -6 route add unreachable 2001:db8:1:4000::/56",
+        "ip -6 route add blackhole 2001:db9:0:ff00::/60",
+        "ip -6 route add prohibit 2001:db9:1::/48",
+        "ip -6 route add unreachable 2001:db9:2::/48 table 77",
+        f"ip -6 route add unreachable 2001:db9:3::/48 protocol {PROTOCOL}",
+        "ip -6 route add unreachable 2001:db9::/32",
+        "ip -6 route add unreachable 2001:db9:4::1/128",
+        "ip -6 route add unreachable fd00:1::/48",
+        "ip -6 route add unreachable 2001:db8:4:8000::/56",
+    )
+    facts = look()
+    assert [facts[name].delegated for name in DEVICES] == [
+        ("2001:db8:1:4000::/56",),
+        (),
+        ("2001:db9:0:ff00::/60", "2001:db9:1::/48"),
+    ]
+
+
+def test_a_delegated_prefix_as_near_to_two_uplinks_is_of_none(look: Look) -> None:
+    """2001:db8:2:: and 2001:db8:3:: share 47 bits."""
+    run("ip -6 route add unreachable 2001:db8:8000::/40")
+    assert [facts.delegated for facts in look().values()] == [(), (), ()]
+
+
+def test_prefixes_of_the_lan(observe: Observe) -> None:
+    """IPv6 prefixes of interfaces that are no uplinks and are up, each once; no hosts, no link-local ones."""
+    run(
+        "ip address add fd00:1::1/64 dev far1 nodad",
+        "ip address add fd00:1::2/64 dev far1 nodad",
+        "ip address add fd00:2::1/48 dev far2 nodad",
+        "ip address add fd00:3::1/128 dev far2 nodad",
+        "ip address add fd00:4::1/64 dev lo nodad",
+        f"ip link set {K3} down",
+        "ip address add 192.168.7.1/24 dev far2",
+    )
+    assert observe([K1, "/ipv4"]).lan_prefixes == ("2001:db8:2::/64", "fd00:1::/64", "fd00:2::/48")
+
+
+def test_rules_of_others(observe: Observe) -> None:
+    """What others restrict, and that they invert, in the kernel's order; not the kernel's own and not ours."""
+    run(
+        "ip rule add priority 5210 fwmark 0x80000/0xff0000 lookup main",
+        f"ip rule add priority 100 lookup 77 protocol {PROTOCOL}",
+        "ip rule add priority 5270 lookup 52",
+        "ip rule add not fwmark 51820 lookup 51820 priority 32764",
+        "ip rule add priority 32766 lookup 77",
+        "ip rule add priority 7000 to 192.0.2.0/24 ipproto tcp dport 22 sport 1000-2000 prohibit",
+    )
+    assert observe([]).foreign_rules == (
+        Rule(4, 5210, table=254, mark=0x80000, mask=0xFF0000),
+        Rule(4, 5270, table=52),
+        Rule(
+            4, 7000, "nop", destination="192.0.2.0/24", protocol=6, source_ports=(1000, 2000), ports=(22, 22),
+            other="action 8",
+        ),
+        Rule(4, 32764, table=51820, mark=51820, mask=0xFFFFFFFF, other="not"),
+        Rule(4, 32766, table=77),
+    )  # fmt: skip
+
+
+def test_wide_routes(observe: Observe) -> None:
+    """Routes of others to half of all addresses or more, in any table but ours and `local`; "" leads nowhere."""
+    run(
+        f"ip route add 0.0.0.0/1 dev {K1}",
+        "ip route add 128.0.0.0/1 via 10.9.2.1",
+        "ip route add 64.0.0.0/2 via 10.9.2.1",
+        "ip route add default table 52 nexthop via 10.9.1.1 nexthop via 10.9.3.1",
+        "ip route add unreachable default table 51820",
+        "ip route add throw default table 78",
+        f"ip route add default via 10.9.1.1 table {TABLE_BASE + 511}",
+        f"ip route add default via 10.9.1.1 table 79 protocol {PROTOCOL}",
+        f"ip -6 route add ::/1 dev {K3}",
+        f"ip -6 route add default dev {K2} table {TABLE_BASE + 512}",
+    )
+    assert set(observe([]).wide_routes) == {
+        WideRoute(4, 254, "0.0.0.0/1", K1),
+        WideRoute(4, 254, "128.0.0.0/1", K2),
+        WideRoute(4, 52, "default", K1),
+        WideRoute(4, 52, "default", K3),
+        WideRoute(4, 51820, "default", ""),
+        WideRoute(6, 254, "::/1", K3),
+        WideRoute(6, TABLE_BASE + 512, "default", K2),
+    }
