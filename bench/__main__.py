@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from bench import carrier, decision, flaps, footprint, outage, page, probes, shares, silent
+from bench import carrier, decision, flaps, footprint, outage, page, probes, rules, shares, silent
 from bench.row import Row
 from mlbd.lab import sandbox
 from mlbd.lab.namespaces import LabError
@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "outage": outage.run,
     "footprint": footprint.run,
     "probes": probes.run,
+    "rules": rules.run,
     "decision": decision.run,
 }
 

@@ -7,6 +7,7 @@ leave by. So what is shown is the outcome of all routing rules and routes there 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +26,12 @@ from mlbd.core.explain import (
     taken,
 )
 from mlbd.core.layout import Identities, Layout
-from mlbd.core.match import OWN, TCP
+from mlbd.core.match import ICMP, ICMPV6, OWN, TCP, Packet
 from mlbd.core.ports import Connection, Observation, Way
 from mlbd.core.question import Question, question
 from mlbd.core.settings import MAIN, Family, Settings
+
+_PINGS = (ICMP, ICMPV6)
 
 
 class Lookups(Protocol):
@@ -76,15 +79,17 @@ class Explainer:
             raise Refused(f"the kernel does not say: {error.strerror or error}") from error
 
     async def _answer(self, asked: Question) -> Explanation:
-        choice = choose(self.settings, self.decision, asked.packet())
+        choice = choose(self.settings, self.decision, self._packet(asked))
         connections = await self._connections(asked)
         new = self._way(asked, self._mark(choice, asked))
         choice = self._overruled(choice, new, asked)
         route: Way | None = new
-        pinned = next(iter(connections)) if len(connections) == 1 else None
+        # Which ping is meant can't be said, and the next one is a new one.
+        meant = connections if asked.protocol not in _PINGS else {}
+        pinned = next(iter(meant)) if len(meant) == 1 else None
         if pinned is not None:
             route = self._way(asked, self._mark_of(pinned))
-        elif connections or len(choice.shares) > 1:
+        elif meant or len(choice.shares) > 1:
             route = None
         notes = (
             *choice.notes,
@@ -137,6 +142,14 @@ class Explainer:
         if back.error:
             raise Refused(f"nothing leads to {asked.source} ({back.error}); say where it comes in by --interface")
         return replace(asked, interface=back.device)
+
+    def _packet(self, asked: Question) -> Packet:
+        """Where marks choose for the router's own, its source address has been chosen before, by the first look-up."""
+        packet = asked.packet()
+        if asked.source is None and self.settings.marks_own(asked.family):
+            source = self._ask(asked, 0, None, None).source
+            return packet if source is None else replace(packet, source=int(ipaddress.ip_address(source)))
+        return packet
 
     async def _connections(self, asked: Question) -> dict[str, int]:
         """How many there are that it may belong to, by uplink. In a thread: the kernel walks its whole table."""

@@ -30,6 +30,8 @@ from mlbd.core.status import CycleStatus, Transition
 LOOK_EVERY = 30.0
 """Seconds between full looks when nothing says "look again": the kernel drops some routes without a message."""
 LOOK_AFTER_CHANGE = 0.1
+EXPIRED = 0.05
+"""A look that much after a route runs out finds it run out, by any clock."""
 LOOK_PAUSE = 0.2
 """At most one look caused by events in this time, but the first is never delayed."""
 BACKOFF_MIN = 0.1
@@ -157,6 +159,9 @@ class Loop:
             self._report.probe_sent(order)
             self._send(order)
         self._note(transitions + more)
+        if self.router.rerouted:
+            self.router.rerouted = False
+            self.look_again()
         self._arm()
 
     def _arm(self) -> None:
@@ -227,6 +232,7 @@ class Loop:
         self._notes = KernelState(item for item in self._mirror.values() if isinstance(item, Saved))
         self._mirror, self._mirror_true, self._seen = observation.state, True, True
         self.observation = observation
+        self._look_at = min(self._look_at, self._looked + observation.expires + EXPIRED)
         self._note(self.router.see(observation.facts, self._clock(), observation.lan_prefixes))
         if expected is not None:
             self._note_repairs(expected)

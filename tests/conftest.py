@@ -6,14 +6,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlbd.lab import namespaces, sandbox
+from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
+from tests.lab.scene import Start, tables
 
 _HERE = Path(__file__).parent
-_NEED_NAMESPACES = (_HERE / "lab", _HERE / "kernel", _HERE / "probe")
+_NEED_NAMESPACES = tuple(_HERE / name for name in ("lab", "daemon", "schemes", "kernel", "probe"))
 
 
 def pytest_configure() -> None:
@@ -26,10 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(directory) for directory in _NEED_NAMESPACES):
             item.add_marker(pytest.mark.lab)
-        if item.path.is_relative_to(_HERE / "lab"):
-            # One worker runs them all, one after the other: they measure time, and the kernel delays carrier events
-            # of all namespaces together.
-            item.add_marker(pytest.mark.xdist_group("lab"))
+        for alone in ("lab", "daemon", "schemes"):
+            # One worker runs all of such a directory, one after the other: some share a network from test to test, and
+            # the daemon's measure time.
+            if item.path.is_relative_to(_HERE / alone):
+                item.add_marker(pytest.mark.xdist_group(alone))
     if not sandbox.inside() and any(item.get_closest_marker("lab") for item in items):
         raise pytest.UsageError(
             "Tests of the lab and the kernel only run in private namespaces: use `make test`, or "
@@ -42,3 +46,31 @@ def network() -> Iterator[Callable[..., Network]]:
     """Builds networks, arguments as of `Network`; they go with the test."""
     with ExitStack() as stack:
         yield lambda *args, **kwargs: stack.enter_context(Network(*args, **kwargs))
+
+
+@pytest.fixture
+def start(network: Callable[..., Network]) -> Iterator[Start]:
+    """Builds a network, options as of `Network`, and starts a daemon with a configuration of its uplinks and `config`.
+
+    `extra`: further lines for each uplink, in order. When the test is over, the log must have no traceback.
+    """
+    daemons: list[Daemon] = []
+
+    def build(
+        uplinks: int = 2,
+        *args: Any,
+        config: str = "",
+        extra: tuple[str, ...] = (),
+        metrics: str = "off",
+        **options: Any,
+    ) -> tuple[Network, Daemon]:
+        net = network(uplinks, *args, **options)
+        daemon = Daemon(net, tables(net, *extra) + config, metrics=metrics)
+        daemons.append(daemon)
+        return net, daemon.start()
+
+    yield build
+    for daemon in daemons:
+        daemon.kill()
+        log = daemon.log_text()
+        assert "Traceback" not in log, log

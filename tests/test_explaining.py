@@ -140,7 +140,7 @@ def test_a_rule_with_an_uplink() -> None:
 
 
 def test_the_routers_own_connection() -> None:
-    """Routing rules choose, so the kernel is asked without a mark; by marks, with one."""
+    """Routing rules choose, so the kernel is asked without a mark; where marks choose, that gives only the source."""
     kernel = Router(first=2)
     found = explain(kernel, settings(), "cable")
     assert (found.asked.interface, found.candidates) == ("lo", (candidate(2, 1.0),))
@@ -149,7 +149,7 @@ def test_the_routers_own_connection() -> None:
     assert lines(found)[0] == "tcp to 203.0.113.1, the router's own"
     kernel = Router()
     explain(kernel, settings(own_connections="mark"), "cable")
-    assert (None, None, 0) not in kernel.asked
+    assert kernel.asked == [(None, None, 0), *[(None, None, LAYOUT.mark(2))] * 2]
 
 
 def test_from_an_address_of_the_router() -> None:
@@ -173,6 +173,14 @@ def test_connections_that_exist() -> None:
     found = explain(kernel, settings(WEB), source="192.168.1.2", port="80")
     assert (found.pinned, found.connections, found.route) == (None, {"lte": 2, "fiber": 1}, None)
     assert lines(found)[-1] == "existing connections: 2 on lte, 1 on fiber; each stays where it is"
+
+
+def test_pings_that_are_under_way() -> None:
+    """They are told, but the one that is asked about is a new one."""
+    kernel = Router(conntrack=[connection(LAYOUT.mark(3))])
+    found = explain(kernel, settings(), "cable", source="192.168.1.2", protocol="icmp")
+    assert (found.pinned, found.connections) == (None, {"lte": 1})
+    assert found.route == Way(LAYOUT.table(2), "cable0", "10.2.0.1", "10.2.0.2", "")
 
 
 def test_connections_of_others() -> None:

@@ -3,8 +3,8 @@
 Rules that follow one another and all constrain the same field (sources, mostly) are looked up in one map over that
 field: its values are cut where any rule begins or ends, and each piece leads to the rules that are left for it, which
 are again looked up by another field, or tried in turn when they are few. So a connection costs some look-ups, not a
-comparison for each of hundreds of rules. Where rules overlap so much that such maps would grow out of proportion, they
-are tried in turn.
+comparison for each of hundreds of rules. Where rules have no field in common, or overlap so much that such maps would
+grow out of proportion, they are tried in turn: by quarters of quarters, each passed over if none of it can match.
 
 A verdict ends the evaluation (`goto` a chain that accepts, or `accept`), except for one of an entry that is not
 `final`, which may fall through to what comes after it. Hence maps `jump`: what was not decided returns.
@@ -19,12 +19,15 @@ from itertools import pairwise
 from typing import Any
 
 from mlbd.core.match import Box
-from mlbd.core.ranges import Ranges, address_text, prefixes
+from mlbd.core.ranges import Ranges, address_text, prefixes, ranges
 from mlbd.core.settings import Family
 
 _FIELDS = ("source", "destination", "interfaces", "protocol", "port", "source_port")
+_SELECTIVE = ("source", "destination", "port", "source_port", "protocol")
 _FEW = 3
 """So many rules are tried in turn."""
+_MANY = 8
+"""More are tried only after a look whether any of them can match."""
 _GROWTH = 16
 """A map may repeat a rule so many times on average, or the rules are tried in turn."""
 _ANY = Box()
@@ -54,23 +57,58 @@ class Classifier:
         """Statements by chain name. The name follows from the contents, so what stays the same keeps its chain."""
         self._family: Family = family
 
-    def statements(self, entries: Sequence[Entry]) -> list[str]:
-        """What to evaluate in turn; packets that nothing matches come out at the end."""
+    def statements(self, entries: Sequence[Entry], passed: frozenset[str] = frozenset()) -> list[str]:
+        """What to evaluate in turn; packets that nothing matches come out at the end. No maps over fields `passed`."""
         out: list[str] = []
-        for run, fields in _runs(_reachable(entries)):
-            out += self._mapped(run, fields) or [s for entry in run for s in self._tried(entry)]
-        return out
+        left: list[Entry] = []
+        for run, fields in _runs(_reachable(entries), passed):
+            if len(run) <= _FEW or not fields:
+                left += run
+                continue
+            found = self._mapped(run, fields) or self.statements(run, passed.union(fields))
+            out += [*self._in_turn(left), *found]
+            left = []
+        return out + self._in_turn(left)
+
+    def _in_turn(self, entries: Sequence[Entry]) -> list[str]:
+        if len(entries) > _MANY:
+            return [f"jump {self._chain([*self._unless_any(entries), *self._quarters(entries)])}"]
+        return [statement for entry in entries for statement in self._tried(entry)]
+
+    def _quarters(self, entries: Sequence[Entry]) -> list[str]:
+        size = -(-len(entries) // 4)
+        parts = [entries[at : at + size] for at in range(0, len(entries), size)]
+        if size > _MANY:
+            return [statement for part in parts for statement in self._in_turn(part)]
+        tried = [[s for entry in part for s in self._tried(entry)] for part in parts]
+        return [f"jump {self._chain([*self._unless_any(p), *s])}" for p, s in zip(parts, tried, strict=True)]
+
+    def _unless_any(self, entries: Sequence[Entry]) -> list[str]:
+        """Leaves the chain if no entry can match. Of each it looks at one field; nothing if one has none to look at.
+
+        What has no ports is taken for what has some, and at worst goes through the chain in vain.
+        """
+        wanted: dict[str, list[Any]] = {}
+        for entry in entries:
+            field = next((f for f in _SELECTIVE if getattr(entry.box, f) is not None), None)
+            if field is None:
+                return []
+            wanted.setdefault(field, []).extend(getattr(entry.box, field))
+        conditions = [
+            f"{self._key(field)} != {_set([self._words(field, *each) for each in ranges(found)])}"
+            for field, found in sorted(wanted.items())
+        ]
+        return [" ".join([*conditions, "return"])]
 
     def _mapped(self, run: Sequence[Entry], fields: Sequence[str]) -> list[str]:
         """A map over the best of the fields; nothing if there is none that is worth it."""
-        if len(run) <= _FEW:
-            return []
         best: tuple[int, int, str, Cells] | None = None
         for field in fields:
             cells = self._cells(run, field)
             groups = {positions for _, positions in cells}
             size, longest = sum(map(len, groups)), max(map(len, groups), default=0)
-            if longest < len(run) and size <= _GROWTH * len(run) and (best is None or (longest, size) < best[:2]):
+            tells = longest < len(run) or len(groups) == 1
+            if tells and size <= _GROWTH * len(run) and (best is None or (longest, size) < best[:2]):
                 best = longest, size, field, cells
         if best is None:
             return []
@@ -87,10 +125,12 @@ class Classifier:
         first = entries[0]
         if first.unconditional and (first.verdict == "accept" or first.verdict.startswith("goto ")):
             return first.verdict
-        statements = tuple(self.statements(entries))
+        return f"jump {self._chain(self.statements(entries))}"
+
+    def _chain(self, statements: Sequence[str]) -> str:
         name = f"match_{hashlib.sha256(chr(10).join(statements).encode()).hexdigest()[:12]}"
-        self.chains[name] = statements
-        return f"jump {name}"
+        self.chains[name] = tuple(statements)
+        return name
 
     def _cells(self, run: Sequence[Entry], field: str) -> Cells:
         if field == "interfaces":
@@ -131,6 +171,8 @@ class Classifier:
     def _words(self, field: str, low: int, high: int) -> str:
         if field not in ("source", "destination"):
             return str(low) if low == high else f"{low}-{high}"
+        if low == high:
+            return address_text(low, self._family)
         found = prefixes(((low, high),), self._family)
         if len(found) == 1:
             return found[0]
@@ -153,12 +195,12 @@ def _reachable(entries: Sequence[Entry]) -> Iterator[Entry]:
             return
 
 
-def _runs(entries: Iterator[Entry]) -> Iterator[tuple[list[Entry], list[str]]]:
-    """Entries in a row that constrain a field in common, with those fields."""
+def _runs(entries: Iterator[Entry], passed: frozenset[str]) -> Iterator[tuple[list[Entry], list[str]]]:
+    """Entries in a row that constrain a field in common but for those passed over, with those fields."""
     run: list[Entry] = []
     common: list[str] = []
     for entry in entries:
-        constrained = [field for field in _FIELDS if getattr(entry.box, field) is not None]
+        constrained = [f for f in _FIELDS if f not in passed and getattr(entry.box, f) is not None]
         both = [field for field in common if field in constrained]
         if run and not both:
             yield run, common

@@ -26,6 +26,8 @@ class View:
     """Families in which it has had a gateway since the start."""
     down_since: float
     """When it ceased to be usable; -inf if it never was."""
+    prefixes: tuple[str, ...] = ()
+    """IPv6 prefixes that were its own when it last had an address."""
 
     def path(self, family: Family) -> Gateway | None:
         return self.paths[0 if family == 4 else 1]

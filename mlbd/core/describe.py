@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlbd.core.plan import Change
 from mlbd.core.state import (
+    OF_IPV6,
     AddressSet,
     Chain,
     Counter,
@@ -61,10 +62,9 @@ def describe_object(item: Object) -> str:
         case Saved():
             return f"nft element saved {item.scope}: {' '.join(f'{n}={v}' for n, v in item.values)}"
         case Sysctl():
-            where = (
-                f"net{item.scope.replace('/', '.')}" if item.scope.startswith("/") else f"net.ipv4.conf.{item.scope}"
-            )
-            return f"sysctl {where}.{item.name} = {item.value}"
+            family = "ipv6" if item.name in OF_IPV6 else "ipv4"
+            where = f"/{family}/conf/{item.scope}" if not item.scope.startswith("/") else item.scope
+            return f"sysctl net{where.replace('/', '.')}.{item.name} = {item.value}"
         case AddressSet():
             return f"nft set {item.name}: IPv{item.family} addresses, each for {item.timeout} s"
 

@@ -12,12 +12,17 @@ from mlbd.core.decision import Decision
 from mlbd.core.layout import Identities
 from mlbd.core.routing import routing
 from mlbd.core.ruleset import ruleset
-from mlbd.core.settings import Settings
+from mlbd.core.settings import Settings, Uplink
 from mlbd.core.state import KernelState, Object, Saved, Sysctl
 
 OF_INTERFACES = {"ignore_routes_with_linkdown": "1", "promote_secondaries": "1", "src_valid_mark": "1"}
 """Of every uplink's interface: a dead route is skipped; a changed address keeps its successors; the reverse path of a
 marked packet is looked up with its mark, so that the administrator's rp_filter may be what it is."""
+
+OF_ADDRESSED = OF_INTERFACES | {"use_oif_addrs_only": "1"}
+"""Of those that translate IPv6 or have had an address: one of its own, even a deprecated one, or none is better than
+another provider's, which the kernel would prefer (RFC 6724 rule 3; net/ipv6/addrconf.c), also for masquerading. Others
+use what the router has elsewhere (RFC 6724 4)."""
 
 FIVE_TUPLE = {"fib_multipath_hash_policy": "3", "fib_multipath_hash_fields": "55"}
 """Of the whole router, where a multipath route spreads connections: by addresses, protocol and ports (0x37,
@@ -27,7 +32,7 @@ the hash of the sending socket where a device hands that over, as a veth does.""
 
 def desired(settings: Settings, identities: Identities, decision: Decision, observed: KernelState) -> KernelState:
     """Everything we want to own. `observed` only tells what sysctls were before us."""
-    wanted = {u.interface: OF_INTERFACES for u in settings.uplinks}
+    wanted = {u.interface: _of_interface(u, decision.views[u.name].prefixes) for u in settings.uplinks}
     if any(len(tier) > 1 for policy in settings.policies for tier in policy.tiers):
         wanted |= {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
     sysctls = [*_sysctls(wanted, observed), *_restored(set(wanted), observed)]
@@ -40,6 +45,10 @@ def released(observed: KernelState) -> KernelState:
     return KernelState(_restored(set(), observed))
 
 
+def _of_interface(uplink: Uplink, prefixes: tuple[str, ...]) -> dict[str, str]:
+    return OF_ADDRESSED if prefixes or uplink.nat6 != "none" else OF_INTERFACES
+
+
 def _hash(scope: str, observed: KernelState) -> dict[str, str]:
     if ("sysctl", scope, "fib_multipath_hash_fields") in observed:
         return FIVE_TUPLE
@@ -48,14 +57,15 @@ def _hash(scope: str, observed: KernelState) -> dict[str, str]:
 
 def _sysctls(wanted: dict[str, dict[str, str]], observed: KernelState) -> Iterator[Object]:
     for scope, values in wanted.items():
-        before = observed.get(("saved", scope))
-        present = [s for name in values if isinstance(s := observed.get(("sysctl", scope, name)), Sysctl)]
-        if before is not None:
-            yield before
-        elif present:
-            yield Saved(scope, tuple(sorted((s.name, s.value) for s in present)))
-        for item in present:
-            yield Sysctl(scope, item.name, values[item.name])
+        items = [observed.get(("sysctl", scope, name)) for name in (*OF_ADDRESSED, *FIVE_TUPLE)]
+        found = {item.name: item.value for item in items if isinstance(item, Sysctl)}
+        saved = observed.get(("saved", scope))
+        # As before us; also what an earlier version of us did not change.
+        before = found | (dict(saved.values) if isinstance(saved, Saved) else {})
+        if before:
+            yield Saved(scope, tuple(sorted(before.items())))
+        for name in found:
+            yield Sysctl(scope, name, values.get(name, before[name]))
 
 
 def _restored(scopes: set[str], observed: KernelState) -> Iterator[Object]:

@@ -41,6 +41,8 @@ class InterfaceFacts:
     addresses: tuple[str, ...] = ()
     """Usable addresses with prefix length, canonical and sorted, `192.0.2.2/24`, `2001:db8::2/64`: of IPv4 all but
     scope host, of IPv6 global scope only, and neither tentative nor failed (dadfailed) nor deprecated ones."""
+    deprecated: tuple[str, ...] = ()
+    """IPv6 addresses like these that are meant for old connections (RFC 4862 5.5.4); they work."""
     peer: str | None = None
     """The far end's IPv4 address on a point-to-point interface (IFA_ADDRESS where it differs from IFA_LOCAL)."""
     gateway4: Gateway | None = None
@@ -55,5 +57,5 @@ class InterfaceFacts:
         return self.gateway4 if family == 4 else self.gateway6
 
     def addresses_of(self, family: Family) -> tuple[str, ...]:
-        """Addresses with prefix length of one family."""
-        return tuple(a for a in self.addresses if (":" in a) == (family == 6))
+        """Addresses with prefix length of one family, deprecated ones last."""
+        return tuple(a for a in (*self.addresses, *self.deprecated) if (":" in a) == (family == 6))

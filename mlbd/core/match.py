@@ -18,7 +18,7 @@ from mlbd.core.settings import Family, Rule, Selector
 OWN = "lo"
 """The interface of packets that the router itself sends."""
 
-TCP, UDP = 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 WITH_PORTS = (TCP, UDP, 33, 132, 136)
 """TCP, UDP, DCCP, SCTP and UDP-Lite: what nftables' `th dport` reads."""
 
@@ -29,7 +29,7 @@ class Packet:
 
     family: Family
     source: int | None
-    """None: the router has not chosen one yet; then a rule with sources does not match."""
+    """None: the router has not chosen one yet; for routing rules that is the unspecified address, 0.0.0.0 or ::."""
     destination: int
     protocol: int
     port: int | None = None
@@ -54,7 +54,7 @@ class Box:
 
     def matches(self, packet: Packet) -> bool:
         return (
-            _within(self.source, packet.source)
+            _within(self.source, packet.source or 0)
             and _within(self.destination, packet.destination)
             and _within(self.protocol, packet.protocol)
             and _within(self.port, packet.port)

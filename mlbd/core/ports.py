@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from mlbd.core.facts import InterfaceFacts, WideRoute
@@ -27,6 +28,8 @@ class Observation:
     foreign_rules: tuple[Rule, ...] = ()
     """Routing rules of others, in the kernel's order, without the kernel's own of priority 0, 32766 and 32767."""
     wide_routes: tuple[WideRoute, ...] = ()
+    expires: float = inf
+    """Seconds until a default route that facts come from runs out, of which nothing will tell."""
 
 
 @dataclass(frozen=True, slots=True)

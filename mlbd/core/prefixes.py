@@ -15,13 +15,17 @@ from mlbd.core.facts import InterfaceFacts
 from mlbd.core.settings import Uplink
 
 Network = ipaddress.IPv6Network
+_UNIQUE_LOCAL = Network("fc00::/7")
 
 
-def owned(uplink: Uplink, facts: InterfaceFacts | None) -> tuple[str, ...]:
-    """The prefixes that are this uplink's, the one that LAN prefixes are translated to first."""
+def owned(uplink: Uplink, facts: InterfaceFacts | None, before: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The prefixes that are this uplink's, the one that LAN prefixes are translated to first.
+
+    `before`: those it had when it last had an address. While it is gone, its hosts keep theirs.
+    """
     fixed = [uplink.prefix6] if uplink.prefix6 is not None else []
-    if facts is None:
-        return tuple(fixed)
+    if facts is None or not facts.addresses_of(6):
+        return tuple(dict.fromkeys([*fixed, *before]))
     return _owned(tuple(fixed), facts.delegated, facts.addresses_of(6))
 
 
@@ -36,15 +40,16 @@ def _owned(fixed: tuple[str, ...], delegated: tuple[str, ...], addresses: tuple[
 def translations(lan: tuple[str, ...], own: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Pairs of a LAN prefix and the prefix of the same length that it becomes. LAN prefixes in `own` stay as they are.
 
-    A LAN's subnet number is kept if no other LAN has the same, else the first free one is taken. Of a prefix too long
-    for all LANs, the first ones get what there is; the others have no pair.
+    A LAN's subnet number is kept if no other LAN has the same, else the first free one is taken. Unique local prefixes
+    choose first: those of other providers come and go, and must not move the rest. Of a prefix too long for all LANs,
+    the first ones get what there is; the others have no pair.
     """
     if not own:
         return ()
     target = Network(own[0])
     pairs: list[tuple[str, str]] = []
     taken: set[Network] = {n for n in map(Network, lan) if n.subnet_of(target)}
-    for prefix in map(Network, lan):
+    for prefix in sorted(map(Network, lan), key=lambda n: not n.subnet_of(_UNIQUE_LOCAL)):
         if any(prefix.subnet_of(Network(mine)) for mine in own) or prefix.prefixlen < target.prefixlen:
             continue
         for number in _numbers(prefix, target):

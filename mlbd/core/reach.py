@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from math import inf
 
+from mlbd.core import prefixes
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.settings import FAMILIES, Family, Uplink
 
@@ -25,6 +26,8 @@ class Reach:
         """The fact without which nothing can be sent; "" if the uplink is reachable."""
         self.families: set[Family] = set()
         """In which it has had a gateway."""
+        self.prefixes: tuple[str, ...] = ()
+        """As of `mlbd.core.prefixes.owned`, also while there is no interface."""
         self._gateways: dict[Family, Gateway | None] = {4: None, 6: None}
         self._lingering: dict[Family, float] = {}
         self._carrier_lost: float | None = None
@@ -53,6 +56,7 @@ class Reach:
         for family in FAMILIES:
             self._follow_gateway(uplink, family, now)
         self.missing = self._missing(uplink, now)
+        self.prefixes = prefixes.owned(uplink, self.facts, self.prefixes)
 
     def address_of(self, target: str | None, family: Family | None) -> tuple[str | None, str]:
         """Where a target is (None: the gateway), and if that is not known or nothing can be sent there, why."""
@@ -100,7 +104,7 @@ class Reach:
             if now >= self._carrier_lost + uplink.carrier_delay:
                 return "carrier lost"
             self._carrier_end = self._carrier_lost + uplink.carrier_delay
-        if not facts.addresses:
+        if not facts.addresses_of(4) and not facts.addresses_of(6):
             return f"no address on {facts.name}"
         if self.gateways == (None, None):
             return f"no gateway known: {facts.name} has no default route of another program, and none is configured"
@@ -111,7 +115,8 @@ def _gateway(uplink: Uplink, facts: InterfaceFacts, family: Family) -> Gateway |
     """The next hop that settings and facts give; None without an address to use it from."""
     setting = uplink.gateway_setting(family)
     if setting.source == "auto":
-        return facts.gateway(family)
+        addressless = family == 6 and not facts.addresses_of(6)
+        return None if addressless and uplink.nat6 == "masquerade" else facts.gateway(family)
     addresses = facts.addresses_of(family)
     if not addresses:
         return None

@@ -25,6 +25,8 @@ class Router:
         self.settings = settings
         self.identities = assign(settings, adopted)
         self.settled = False
+        self.rerouted = False
+        """A gateway ran out in `advance`, perhaps without a transition; who reads it puts it back."""
         self._grace_end = now + settings.daemon.grace
         self._uplinks = {u.name: UplinkState(u, self.identities.uplinks[u.name], now) for u in settings.uplinks}
         self._by_interface = {u.settings.interface: u for u in self._uplinks.values()}
@@ -64,6 +66,7 @@ class Router:
     ) -> list[Transition]:
         """A full look."""
         self._lan_prefixes = lan_prefixes
+        facts = self._attributed(facts)
         return self._noted(t for u in self._uplinks.values() for t in u.see(facts.get(u.settings.interface), now))
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
@@ -82,7 +85,9 @@ class Router:
         out: list[Transition] = []
         for uplink in self._uplinks.values():
             if uplink.deadline <= now:
+                gateways = uplink.gateways
                 out += uplink.advance(now)
+                self.rerouted |= uplink.gateways != gateways
         return self._noted(out)
 
     def orders(self, now: float) -> tuple[list[Order], list[Transition]]:
@@ -167,6 +172,22 @@ class Router:
         return tuple(out)
 
     # Inside.
+
+    def _attributed(self, facts: Mapping[str, InterfaceFacts]) -> Mapping[str, InterfaceFacts]:
+        """A prefix is given to the uplink whose address is most like it; but one whose own uplink has lost its
+        addresses is not another's, as with two lines of one provider.
+        """
+        addressless = {
+            interface: set(u.prefixes)
+            for interface, u in self._by_interface.items()
+            if (found := facts.get(interface)) is None or not found.addresses_of(6)
+        }
+        kept = set[str]().union(*addressless.values())
+        others = {interface: kept - addressless.get(interface, set()) for interface in facts}
+        return {
+            interface: replace(found, delegated=tuple(p for p in found.delegated if p not in others[interface]))
+            for interface, found in facts.items()
+        }
 
     def _noted(self, transitions: Iterable[Transition]) -> list[Transition]:
         """Completes transitions with what is left, and remembers whose connections are stranded."""

@@ -41,7 +41,7 @@ def routing(settings: Settings, identities: Identities, decision: Decision) -> I
     for uplink in settings.uplinks:
         view, number = decision.views[uplink.name], identities.uplinks[uplink.name]
         addresses = () if view.facts is None else view.facts.addresses_of(4)
-        own = prefixes.owned(uplink, view.facts)
+        own = prefixes.owned(uplink, view.facts, view.prefixes)
         yield _uplink(layout, uplink.interface, number, view.routes, view.families, addresses, own)
     first = identities.policies[settings.policies[0].name]
     marking = tuple(family for family in FAMILIES if settings.marks_own(family))
@@ -109,6 +109,9 @@ def _fixed(layout: Layout, first_policy: int, marking: tuple[Family, ...]) -> Ke
     return KernelState(
         [
             *(Rule(family, layout.main_first, table=MAIN_TABLE, suppress_prefixlen=0) for family in FAMILIES),
+            # `wg-quick down` deletes every rule that reads like the one above. Without any, what is for the LAN would
+            # leave by uplinks until it is repaired.
+            *(Rule(family, layout.main_first + 1, table=MAIN_TABLE, suppress_prefixlen=1) for family in FAMILIES),
             # Where marks choose, the first look-up only has to find some way, best the same one every time: the data
             # connection of an FTP client must have the source address of its control connection.
             *(Rule(family, layout.own_main_priority, table=MAIN_TABLE, iif=OWN) for family in marking),
@@ -243,5 +246,6 @@ def _ports(found: Ranges | None) -> Ranges:
 
 
 def _prefixes(some: Sequence[str], family: Family) -> Sequence[str]:
-    """Those of the family, as few as will do."""
-    return ranges.prefixes(ranges.of_prefixes(some, family), family)
+    """Those of the family, as few as will do; none for all addresses, which the kernel knows as no condition."""
+    found = ranges.of_prefixes(some, family)
+    return [] if found == ranges.every(ranges.bits(family)) else ranges.prefixes(found, family)

@@ -9,10 +9,10 @@ moment in which nftables changes generations, and a restored mark must never.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from mlbd.core import prefixes
+from mlbd.core import prefixes, ranges
 from mlbd.core.decision import Decision
 from mlbd.core.layout import ARRIVE, FACT, WISH, Identities, Layout, chain_name
 from mlbd.core.settings import FAMILIES, Settings, Uplink
@@ -20,6 +20,9 @@ from mlbd.core.state import Chain, Counter, Helper, Hook, KernelState, MarkSet, 
 from mlbd.core.steering import SAMPLED, renewals, steering
 
 MANGLE = -150
+STEER = -149
+"""After others who mark at `mangle`: of two chains of one priority the younger comes first (net/netfilter/core.c,
+nf_hook_entries_grow), and wg-quick's would overwrite a wish with the connection's mark, a fact with its own mark."""
 DSTNAT = -100
 FILTER = 0
 SRCNAT = 100
@@ -51,7 +54,8 @@ def ruleset(settings: Settings, identities: Identities, decision: Decision) -> I
         yield _uplink(layout, uplink.name, number)
     for policy in settings.policies:
         yield _policy(layout, policy.name, identities.policies[policy.name])
-    own = tuple(prefixes.owned(u, decision.views[u.name].facts) for u in settings.uplinks)
+    views = decision.views
+    own = tuple(prefixes.owned(u, views[u.name].facts, views[u.name].prefixes) for u in settings.uplinks)
     marking = tuple(f"ipv{family}" for family in FAMILIES if settings.marks_own(family))
     renew = tuple(renewals(settings, layout, identities))
     yield _base(layout, numbers, settings.uplinks, own, marking, renew)
@@ -109,6 +113,7 @@ def _base(
     unmarked = f"meta mark & {layout.code_mask:#010x} == 0 {_SOMEWHERE}"
     flag = f"{layout.flag:#010x}"
     interfaces = "{ " + ", ".join(f'"{u.interface}"' for _, u in uplinks) + " }"
+    strange = _strangers(configured, own_prefixes)
     prerouting = [
         *([SAMPLED] if renew else []),
         f"{known} goto restore",
@@ -121,51 +126,63 @@ def _base(
         for n, u in uplinks
     ]
     choosing = [f"ct state new meta nfproto {family} {unmarked} goto own{family[-1]}" for family in marking]
+    # A tunnel's own packets, which routing sends right by their source: wg-quick's rule, `not fwmark 51820`, compares
+    # the whole mark, and would lead one that carries ours too back into the tunnel.
+    marked = [
+        f"meta nfproto ipv{family} meta mark & {layout.others_mask:#010x} != 0 fib saddr . oif type local accept"
+        for family in FAMILIES
+        if f"ipv{family}" not in marking
+    ]
     # Also connections that began before us are recorded, hence no `ct state new`.
     postrouting = [
+        *marked,
         f"{known} accept",
-        *(
-            f"{_strangers(u, own_prefixes, configured)} drop"
-            for _, u in uplinks
-            if _strangers(u, own_prefixes, configured)
-        ),
+        *(["meta nfproto ipv6 ct state new jump strange_own"] if strange else []),
         *(f'oifname "{u.interface}" goto {chain_name(FACT, n, u.name)}' for n, u in uplinks),
     ]
     forward = [
         # A FIN of a connection that conntrack has forgotten would leave with the LAN's address.
         f"ct state invalid oifname {interfaces} drop",
-        # RFC 4443: "source address failed ingress/egress policy"; a host with several addresses tries the next.
-        *(
-            f"{_strangers(u, own_prefixes, configured)} reject with icmpv6 policy-fail"
-            for _, u in uplinks
-            if _strangers(u, own_prefixes, configured)
-        ),
+        *(["meta nfproto ipv6 ct state new jump strange_forwarded"] if strange else []),
         f"ct mark & {layout.code_mask:#010x} == 0 accept",
         "meta l4proto != tcp accept",
         f"ct mark & {flag} == 0 ct state established ct mark set ct mark | {flag}",
-        f"iifname != {interfaces} tcp flags & (syn | rst) == 0 ct mark & {layout.code_mask:#010x} @dead "
-        "reject with tcp reset",
+        # Who came in may well get through, whatever the probes say, and could not choose another uplink.
+        f"iifname != {interfaces} ct direction original tcp flags & (syn | rst) == 0 "
+        f"ct mark & {layout.code_mask:#010x} @dead reject with tcp reset",
     ]
     return KernelState(
         [
-            _chain("prerouting", Hook("filter", "prerouting", MANGLE), prerouting),
-            _chain("output", Hook("route", "output", MANGLE), [f"{known} goto restore", *choosing]),
-            _chain("postrouting", Hook("filter", "postrouting", MANGLE), postrouting),
+            _chain("prerouting", Hook("filter", "prerouting", STEER), prerouting),
+            _chain("output", Hook("route", "output", STEER), [*marked, f"{known} goto restore", *choosing]),
+            _chain("postrouting", Hook("filter", "postrouting", STEER), postrouting),
             _chain("forward", Hook("filter", "forward", MANGLE), forward),
             _chain("restore", None, restore),
             _chain("choose", None, ["meta nfproto ipv4 goto choose4", "goto choose6"]),
             *renew,
+            *strange,
         ]
     )
 
 
-def _strangers(uplink: Uplink, own_prefixes: tuple[tuple[str, ...], ...], configured: tuple[Uplink, ...]) -> str:
-    """The condition that a new connection would leave here with another uplink's address; "" where it can't be."""
-    mine = {p for u, owned in zip(configured, own_prefixes, strict=True) if u == uplink for p in owned}
-    theirs = sorted({p for owned in own_prefixes for p in owned} - mine)
-    if uplink.nat6 != "none" or not theirs:
-        return ""
-    return f'oifname "{uplink.interface}" ct state new ip6 saddr {{ {", ".join(theirs)} }}'
+def _strangers(configured: tuple[Uplink, ...], own_prefixes: tuple[tuple[str, ...], ...]) -> list[Chain]:
+    """What stops new connections, own and forwarded ones, that would leave with another uplink's address."""
+    owned = {u.interface: p for u, p in zip(configured, own_prefixes, strict=True)}
+    natural = [u.interface for u in configured if u.nat6 == "none"]
+    if not any(p for interface, p in owned.items() if natural != [interface]) or not natural:
+        return []
+    of_nobody = f"ip6 saddr != {_networks([p for found in owned.values() for p in found])} return"
+    at_home = [f'oifname "{name}" ip6 saddr {_networks(owned[name])} return' for name in natural if owned[name]]
+    leaving = "oifname { " + ", ".join(f'"{name}"' for name in natural) + " }"
+    return [
+        _chain("strange_own", None, [of_nobody, *at_home, f"{leaving} drop"]),
+        # RFC 4443: "source address failed ingress/egress policy"; a host with several addresses tries the next.
+        _chain("strange_forwarded", None, [of_nobody, *at_home, f"{leaving} reject with icmpv6 policy-fail"]),
+    ]
+
+
+def _networks(found: Sequence[str]) -> str:
+    return "{ " + ", ".join(ranges.prefixes(ranges.of_prefixes(found, 6), 6)) + " }"
 
 
 @lru_cache(maxsize=8)
@@ -180,7 +197,7 @@ def _translation(
             srcnat.append(f"{out} meta nfproto ipv4 masquerade")
         if uplink.nat6 == "prefix":
             if own:
-                srcnat.append(f"{out} ip6 saddr {{ {', '.join(own)} }} accept")
+                srcnat.append(f"{out} ip6 saddr {_networks(own)} accept")
             for inside, outside in prefixes.translations(lan, own):
                 srcnat.append(f"{out} ip6 saddr {inside} snat ip6 prefix to {outside}")
                 dstnat.append(f'iifname "{uplink.interface}" ip6 daddr {outside} dnat ip6 prefix to {inside}')

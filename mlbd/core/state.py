@@ -187,13 +187,17 @@ class Saved:
         return ("saved", self.scope)
 
 
+OF_IPV6 = frozenset({"use_oif_addrs_only"})
+"""Settings of an interface that are IPv6's."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sysctl:
     """A setting. One of an interface exists as long as the interface does."""
 
     scope: str
-    """An interface: `net.ipv4.conf.<scope>.<name>`; or `/ipv4`, `/ipv6`, which no interface can be called:
-    `net.ipv4.<name>`, `net.ipv6.<name>`."""
+    """An interface: `net.ipv4.conf.<scope>.<name>`, or ipv6 for those `OF_IPV6`; or `/ipv4`, `/ipv6`, which no
+    interface can be called: `net.ipv4.<name>`, `net.ipv6.<name>`."""
     name: str
     value: str
 

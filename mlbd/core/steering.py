@@ -21,7 +21,8 @@ from mlbd.core import prefixes
 from mlbd.core.classify import Classifier, Entry
 from mlbd.core.decision import Decision, Pick
 from mlbd.core.layout import WISH, Identities, Layout, chain_name
-from mlbd.core.match import box
+from mlbd.core.match import Box, box
+from mlbd.core.ranges import family_of, of_prefix
 from mlbd.core.settings import FAMILIES, MAIN, Family, Policy, Rule, Settings
 from mlbd.core.shares import SLOTS
 from mlbd.core.state import AddressSet, Chain, KernelState, Object, SlotMap, Statement
@@ -29,7 +30,7 @@ from mlbd.core.state import AddressSet, Chain, KernelState, Object, SlotMap, Sta
 HASH_SEED = 0x6D6C6264
 """Fixed: without a seed nftables chooses one at every load, and sources would change uplinks."""
 
-_SAMPLE = 32
+_SAMPLE = 8
 """One packet of so many renews what a source sticks to: each would be as good, but for the work."""
 
 
@@ -120,12 +121,16 @@ def _chains(
                 objects += _sticky_chains(rule, by_name[rule.use], family, identities)
         classifier = Classifier(family)
         last = f"goto {_draw_name(policies[0].name, family)}"
-        pinned = [f"ip6 saddr {prefix} {_use(name, 6)}" for name, prefix in pins] if family == 6 else []
-        chosen = classifier.statements(_entries(rules, by_name, family, own=False))
-        objects.append(chain(f"choose{family}", [*pinned, *chosen, last]))
+        pinned = [
+            Entry(Box(source=(of_prefix(prefix),)), _use(name, family), final=False)
+            for name, prefix in pins
+            if family_of(prefix) == family
+        ]
+        chosen = classifier.statements([*pinned, *_entries(rules, by_name, family, own=False)])
+        objects.append(chain(f"choose{family}", [*chosen, last]))
         if marks_own:
-            chosen = classifier.statements(_entries(rules, by_name, family, own=True))
-            objects.append(chain(f"own{family}", [*pinned, *chosen, last]))
+            chosen = classifier.statements([*pinned, *_entries(rules, by_name, family, own=True)])
+            objects.append(chain(f"own{family}", [*chosen, last]))
         objects += (chain(name, list(texts)) for name, texts in classifier.chains.items())
     return KernelState(objects)
 
@@ -224,7 +229,8 @@ def _sticky_chains(rule: Rule, policy: Policy, family: Family, identities: Ident
 def pins(settings: Settings, decision: Decision) -> tuple[tuple[str, str], ...]:
     """Uplinks with the prefixes whose hosts must leave by them, because another uplink would not translate."""
     natural = [u.name for u in settings.uplinks if u.nat6 == "none"]
-    owned = {u.name: prefixes.owned(u, decision.views[u.name].facts) for u in settings.uplinks}
+    views = decision.views
+    owned = {u.name: prefixes.owned(u, views[u.name].facts, views[u.name].prefixes) for u in settings.uplinks}
     return tuple(
         (name, prefix)
         for name, own in owned.items()

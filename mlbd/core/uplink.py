@@ -15,7 +15,7 @@ from mlbd.core.decision import View
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.machine import CARRIES, TABLE, Signal, Verdict
 from mlbd.core.probing import Failure, Order, Outcome, Reply
-from mlbd.core.reach import Reach
+from mlbd.core.reach import Gateways, Reach
 from mlbd.core.settings import Uplink
 from mlbd.core.status import TargetStatus, Transition, UplinkStatus
 from mlbd.core.window import Quality, Window
@@ -194,6 +194,14 @@ class UplinkState:
         return self._reach.facts
 
     @property
+    def prefixes(self) -> tuple[str, ...]:
+        return self._reach.prefixes
+
+    @property
+    def gateways(self) -> Gateways:
+        return self._reach.gateways
+
+    @property
     def settled(self) -> bool:
         """A first verdict was reached."""
         return not self._settling
@@ -207,7 +215,7 @@ class UplinkState:
     def view(self) -> View:
         reach = self._reach
         families = frozenset(reach.families)
-        return View(self.usable, reach.facts, reach.paths, reach.routes, families, self.down_since)
+        return View(self.usable, reach.facts, reach.paths, reach.routes, families, self.down_since, reach.prefixes)
 
     def status(self, now: float, offset: float) -> UplinkStatus:
         """`offset` turns monotonic into Unix time."""

@@ -28,8 +28,10 @@ _SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254
 _IFADDRMSG = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, device index."""
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_UNUSABLE = 0x08 | 0x20 | 0x40
-"""IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE."""
+_UNUSABLE = 0x08 | 0x40
+"""IFA_F_DADFAILED, IFA_F_TENTATIVE."""
+_DEPRECATED = 0x20
+"""IFA_F_DEPRECATED."""
 _LAN_PREFIX = 64
 _OF_ONE_PROVIDER = 32
 """Bits: what a registry gives a provider at least (RIPE-738)."""
@@ -72,6 +74,7 @@ def read_facts(
     by_index = {link.index: link for link in links}
     wanted = {index: link for index, link in by_index.items() if link.name in interfaces}
     usable: dict[int, list[str]] = {index: [] for index in wanted}
+    deprecated: dict[int, list[str]] = {index: [] for index in wanted}
     peers: dict[int, str] = {}
     lan: set[str] = set()
     for message in addresses:
@@ -82,19 +85,23 @@ def read_facts(
         found = attributes(message, HEADER.size + _IFADDRMSG.size)
         far = found[_IFA_ADDRESS]
         near = found.get(_IFA_LOCAL, far)
+        state = number(found.get(_IFA_FLAGS, bytes([flags])))
         if family == socket.AF_INET6:
-            if scope != _SCOPE_UNIVERSE or number(found.get(_IFA_FLAGS, bytes([flags]))) & _UNUSABLE:
+            if scope != _SCOPE_UNIVERSE or state & _UNUSABLE:
                 continue
         elif scope == _SCOPE_HOST:
             continue
         elif link.point_to_point and far != near:
             peers.setdefault(index, address(far))
-        if index in wanted:
+        if family == socket.AF_INET6 and state & _DEPRECATED:
+            if index in wanted:
+                deprecated[index].append(f"{address(near)}/{length}")
+        elif index in wanted:
             usable[index].append(f"{address(near)}/{length}")
         elif link.up and not link.loopback:
             lan.add(str(ipaddress.IPv6Network((near, length), strict=False)))
     gateways = _gateways(defaults, wanted.values())
-    prefixes = _prefixes(delegated, {index: usable[index] for index in wanted})
+    prefixes = _prefixes(delegated, {index: usable[index] + deprecated[index] for index in wanted})
     facts = {
         link.name: InterfaceFacts(
             name=link.name,
@@ -103,6 +110,7 @@ def read_facts(
             carrier=link.carrier,
             point_to_point=link.point_to_point,
             addresses=tuple(sorted(usable[link.index])),
+            deprecated=tuple(sorted(deprecated[link.index])),
             peer=peers.get(link.index),
             gateway4=gateways.get((link.name, 4)),
             gateway6=gateways.get((link.name, 6)),

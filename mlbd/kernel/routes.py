@@ -10,10 +10,12 @@ What the kernel adds by itself is taken away on reading:
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Literal, NamedTuple
 
 from mlbd.core.facts import WideRoute
@@ -30,8 +32,10 @@ _FAMILIES: dict[int, Family] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _KINDS: dict[int, Literal["unicast", "unreachable", "blackhole"]] = {1: "unicast", 6: "blackhole", 7: "unreachable"}
 _NUMBERS = {kind: number for number, kind in _KINDS.items()}
 _UNICAST = 1
-_REFUSING = (6, 7, 8)
+REFUSING = (6, 7, 8)
 """RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT."""
+WIDE: dict[int, int] = {socket.AF_INET: 1, socket.AF_INET6: 4}
+"""Lengths of prefixes that take half of all addresses or more; in IPv6 of 2000::/3, what is given out (RFC 4291)."""
 _DELEGATED_LENGTHS = range(40, 65)
 _SCOPE_LINK, _SCOPE_NOWHERE = 253, 255
 _DEAD, _ONLINK = 1, 4
@@ -46,6 +50,7 @@ _OURS = {
 _HEADER = struct.Struct("=BBBBBBBBI")
 _NEXTHOP = struct.Struct("=HBBi")
 """struct rtnexthop: length, flags, weight - 1, device index."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 _EXPIRES = struct.Struct("=8xi")
 """struct rta_cacheinfo, as far as it matters: ticks until the route expires, 0 for never."""
 
@@ -91,6 +96,8 @@ class Found:
     defaults: list[DefaultHop] = field(default_factory=list)
     """The hops of others' default routes in `main`."""
     wide: list[WideRoute] = field(default_factory=list)
+    expires: float = inf
+    """Seconds until the first of `defaults` runs out: the kernel says nothing then (net/ipv6/ip6_fib.c)."""
     delegated: list[str] = field(default_factory=list)
     """See `InterfaceFacts.delegated`; of all interfaces."""
 
@@ -110,11 +117,12 @@ class RouteReader:
         for message in messages:
             header = _Header._make(_HEADER.unpack_from(message, HEADER.size))
             ours = header.protocol == self._protocol
-            wide = header.length <= 1 and header.table != LOCAL and header.type in (_UNICAST, *_REFUSING)
+            leads = header.table != LOCAL and header.type in (_UNICAST, *REFUSING)
+            wide = leads and header.length <= WIDE[header.family]
             delegated = (
                 header.family == socket.AF_INET6
                 and header.length in _DELEGATED_LENGTHS
-                and header.type in _REFUSING
+                and header.type in REFUSING
                 and header.table == MAIN
             )
             if header.flags & _CLONED or header.tos or not (ours or wide or delegated or header.table == _COMPAT):
@@ -134,8 +142,11 @@ class RouteReader:
 
     def _read_wide(self, header: _Header, found: dict[int, bytes], result: Found) -> None:
         # An expired route of a router advertisement stays listed for a while, but is not used any more.
-        if _RTA_CACHEINFO in found and _EXPIRES.unpack_from(found[_RTA_CACHEINFO])[0] < 0:
+        expires = _EXPIRES.unpack_from(found[_RTA_CACHEINFO])[0] if _RTA_CACHEINFO in found else 0
+        if expires < 0:
             return
+        if expires and header.table == MAIN and not header.length:
+            result.expires = min(result.expires, expires / _TICKS)
         family, table = _FAMILIES[header.family], number(found[_RTA_TABLE])
         destination = f"{address(found[_RTA_DST])}/{header.length}" if header.length else "default"
         if header.type != _UNICAST:

@@ -54,6 +54,7 @@ class RtNetlink:
             lan_prefixes,
             tuple(rule for _, others in listed for rule in others),
             tuple(route for each in read for route in each.wide),
+            min(each.expires for each in read),
         )
 
     def change(self, change: Change) -> None:
@@ -89,16 +90,13 @@ class RtNetlink:
         try:
             self._requests.request(rules.NEW, CREATE | EXCL, payload)
         except RefusedError as error:
-            # The kernel's comparison overlooks a goto's target, so "exists" is looked up.
             if error.errno != errno.EEXIST:
                 raise
+            # The comparison (net/core/fib_rules.c, rule_exists) overlooks where a goto leads, and addresses of which
+            # the new rule does not speak. So "exists" is looked up, and one that does not is added without asking.
             if rule in self._listing(rule.family):
                 return
-            twin = self._listing(rule.family).with_another_target(rule)
-            if twin is None:
-                raise
-            self._delete_rule(twin)
-            self._requests.request(rules.NEW, CREATE | EXCL, payload)
+            self._requests.request(rules.NEW, CREATE, payload)
         self._listings.pop(rule.family, None)
 
     def _delete_rule(self, rule: Rule) -> None:

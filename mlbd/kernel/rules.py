@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from mlbd.core.settings import FAMILIES, Family
@@ -178,10 +178,6 @@ class Listing:
             if _says_the_same_or_more(each.rule, rule):
                 raise LookupError(f"the kernel would delete another rule of priority {rule.priority} in its place")
         return None
-
-    def with_another_target(self, rule: Rule) -> Rule | None:
-        """The rule that differs from this one in nothing but where its goto leads."""
-        return next((each.rule for each in self._of(rule) if replace(each.rule, target=rule.target) == rule), None)
 
     def remove(self, listed: ListedRule) -> None:
         self._rules.discard(listed.rule)

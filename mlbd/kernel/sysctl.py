@@ -1,4 +1,4 @@
-"""The settings that mlbd changes: three of IPv4 of an uplink's interface, and how multipath routes spread.
+"""The settings that mlbd changes: four of an uplink's interface, and how multipath routes spread.
 
 /proc/sys/net shows the network namespace of the process that opens it. A file is a path component per part of the
 name, so a dot in an interface name needs no care here, as it does for sysctl(8).
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mlbd.core.state import Sysctl
+from mlbd.core.state import OF_IPV6, Sysctl
 
-NAMES = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
+NAMES = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
 GLOBAL_SCOPES = ("/ipv4", "/ipv6")
 GLOBAL_NAMES = ("fib_multipath_hash_fields", "fib_multipath_hash_policy")
 """The former from Linux 5.12 on."""
@@ -48,4 +48,4 @@ def _path(scope: str, name: str) -> Path:
         return _ROOT / scope[1:] / name
     if "/" in scope or scope in ("", ".", "..", "all", "default") or name not in NAMES:
         raise ValueError(f"net.ipv4.conf.{scope}.{name} is not a setting that mlbd changes")
-    return _ROOT / "ipv4" / "conf" / scope / name
+    return _ROOT / ("ipv6" if name in OF_IPV6 else "ipv4") / "conf" / scope / name

@@ -102,8 +102,11 @@ def _listening() -> socket.socket:
 
 
 def _matters(kind: int, message: bytes) -> bool:
-    """Not so routes of `local`, which come with addresses, and routes of `main` to somewhere in particular."""
+    """Not so routes of `local`, which come with addresses, and routes of `main` to somewhere in particular, but for
+    the unreachable ones that tell what DHCPv6 delegated.
+    """
     if kind not in (routes.NEW, routes.DELETE):
         return True
-    length, table = message[HEADER.size + 1], message[HEADER.size + 4]
-    return table != routes.LOCAL and not (table == routes.MAIN and length)
+    family, length, table, of_type = (message[HEADER.size + offset] for offset in (0, 1, 4, 7))
+    narrow = length > routes.WIDE.get(family, 0) and of_type not in routes.REFUSING
+    return table != routes.LOCAL and not (table == routes.MAIN and narrow)

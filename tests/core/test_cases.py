@@ -20,7 +20,7 @@ import pytest
 
 from mlbd.config import parse
 from mlbd.core.describe import describe_object
-from mlbd.core.desired import FIVE_TUPLE, OF_INTERFACES
+from mlbd.core.desired import FIVE_TUPLE, OF_ADDRESSED
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.plan import apply, plan
 from mlbd.core.settings import Settings
@@ -65,7 +65,7 @@ def tell(case: Path) -> KernelState:
                 world.interfaces.pop(name, None)
                 if words != ["gone"]:
                     world.interfaces[name] = interface(name, 10 + len(world.interfaces), words)
-                    new = [Sysctl(name, s, "0") for s in OF_INTERFACES if ("sysctl", name, s) not in kernel]
+                    new = [Sysctl(name, s, "0") for s in OF_ADDRESSED if ("sysctl", name, s) not in kernel]
                     kernel = KernelState([*kernel.values(), *new])
                 continue
             case ["good" | "lost" | "firewall" as fate, name]:

@@ -57,6 +57,14 @@ def test_addresses_of_the_provider_stay() -> None:
     assert translations(lan, ("2001:db8:1:100::/56",)) == (("fd00:10:1::/64", "2001:db8:1:101::/64"),)
 
 
+def test_what_a_lan_becomes_does_not_depend_on_other_providers() -> None:
+    """A part of another provider's prefix, which comes and goes, takes no number from a unique local one."""
+    own = ("2001:db8:2:100::/56",)
+    alone = dict(translations(("fd00:10:1::/64", "fd00:10:2::/64"), own))
+    beside = dict(translations(("2001:db8:1:100::/64", "fd00:10:1::/64", "fd00:10:2::/64"), own))
+    assert beside == {**alone, "2001:db8:1:100::/64": "2001:db8:2:102::/64"}
+
+
 @given(
     st.lists(st.integers(0, 2**64 - 1), max_size=6, unique=True),
     st.integers(48, 64),

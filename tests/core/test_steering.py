@@ -92,11 +92,15 @@ def meant(wanted: list[Rule], packet: Packet, usable: frozenset[str]) -> str:
 
 # nftables.
 
+RETURN = "return"
+
 
 def evaluate(chain: str, chains: Mapping[str, tuple[str, ...]], packet: Packet, usable: frozenset[str]) -> str | None:
     """What the chain does with the packet: the policy or uplink, `main`, or None if it comes out at the end."""
     for statement in chains[chain]:
         found = run(statement, chains, packet, usable)
+        if found == RETURN:
+            return None
         if found is not None:
             return found
     return None
@@ -104,6 +108,8 @@ def evaluate(chain: str, chains: Mapping[str, tuple[str, ...]], packet: Packet, 
 
 def run(text: str, chains: Mapping[str, tuple[str, ...]], packet: Packet, usable: frozenset[str]) -> str | None:
     while True:
+        if text == RETURN:
+            return RETURN
         if text == "accept":
             return MAIN
         if text.startswith("goto draw"):

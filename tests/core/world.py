@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from mlbd.core.decision import Decision
-from mlbd.core.desired import OF_INTERFACES, desired
+from mlbd.core.desired import OF_ADDRESSED, desired
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.layout import NOBODY, Identities
 from mlbd.core.plan import apply, plan
@@ -169,7 +169,7 @@ class World:
 
     def untouched(self) -> KernelState:
         """A kernel that nobody has touched: only sysctls."""
-        of_interfaces = [Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in OF_INTERFACES]
+        of_interfaces = [Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in OF_ADDRESSED]
         return KernelState([*of_interfaces, *(Sysctl(s, *pair) for s in ("/ipv4", "/ipv6") for pair in HASH_DEFAULTS)])
 
     def kernel(self) -> KernelState:

@@ -190,7 +190,7 @@ GLOBAL = [(scope, f"fib_multipath_hash_{name}") for scope in ("/ipv4", "/ipv6") 
 OF_DEVICES = [
     (device, name)
     for device in sorted(DEVICES)
-    for name in ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
+    for name in ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
 ]
 
 whole: list[Object] = [

@@ -12,7 +12,7 @@ from mlbd.core.plan import Change
 from mlbd.core.ports import ApplyError, Observation
 from mlbd.core.state import KernelState, Key, Nft, Object, Route, Rule, Sysctl
 
-SYSCTLS = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark")
+SYSCTLS = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
 GLOBAL_SYSCTLS = ("/ipv4", "/ipv6")
 HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
 

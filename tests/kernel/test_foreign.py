@@ -8,6 +8,8 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -30,6 +32,7 @@ from mlbd.core.state import (
 )
 from mlbd.kernel import LinuxKernel
 from mlbd.kernel.elements import Elements
+from mlbd.kernel.netlink import Requests
 from tests.kernel.contract import K1, K2, Subject, other, whole
 from tests.kernel.namespace import run, veth_pairs
 from tests.kernel.objects import MAIN_FIRST, PROTOCOL, TABLE_BASE
@@ -251,12 +254,48 @@ def test_a_route_that_is_gone_already_takes_no_other_along(subject: Subject) -> 
 
 
 def test_a_goto_elsewhere_makes_way_for_the_wanted_one(subject: Subject) -> None:
-    """The kernel says "exists" whatever the goto's target is: the other one goes at once, and later is gone already."""
+    """The kernel says "exists" whatever the goto's target is; the wanted one is there before the other one goes."""
     old, new = Rule(4, 100, "goto", target=200), Rule(4, 100, "goto", target=300)
     beside = Rule(4, 100, "goto", target=200, iif="lo")
     subject.reach([old, beside])
     assert list(subject.apply([Change(None, new), Change(old, None)])) == []
     assert subject.owned() == KernelState([new, beside])
+
+
+@pytest.mark.parametrize("action", ["lookup", "goto"])
+@pytest.mark.parametrize(("source", "destination"), [("10.9.1.0/24", None), (None, "10.8.0.0/16")])
+def test_a_rule_takes_the_place_of_narrower_ones(
+    subject: Subject,
+    monkeypatch: pytest.MonkeyPatch,
+    action: Literal["lookup", "goto"],
+    source: str | None,
+    destination: str | None,
+) -> None:
+    """The kernel says "exists" where a rule matches less; a packet of both finds its way after every single step."""
+    table, past = TABLE_BASE + 1, TABLE_BASE + 2
+    objects: list[Object] = [
+        Route(4, table, 0, hops=(Hop(K1, "10.9.1.1"),)), Route(4, past, 0, hops=(Hop(K2, "10.9.2.1"),)),
+        Rule(4, 100, "goto", target=300), Rule(4, 200, table=past), Rule(4, 300, "nop"), Rule(4, 301, table=table),
+    ]  # fmt: skip
+    if action == "lookup":
+        objects = [o for o in objects if not isinstance(o, Rule) or o.priority == 200] + [Rule(4, 100, table=table)]
+    wide = next(o for o in objects if isinstance(o, Rule) and o.priority == 100)
+    narrow = replace(wide, source=source, destination=destination)
+    without = [o for o in objects if o != wide]
+    subject.reach([*without, narrow])
+    found: list[str] = []
+    request = Requests.request
+
+    def watched(self: Requests, kind: int, flags: int, payload: bytes) -> None:
+        request(self, kind, flags, payload)
+        found.append(run("ip route get 10.8.0.1 from 10.9.1.2"))
+
+    monkeypatch.setattr(Requests, "request", watched)
+    subject.reach(objects)
+    subject.reach([*without, narrow])
+    assert len(found) >= 4
+    assert {f"dev {K1}" in each for each in found} == {True}
+    assert subject.owned() == KernelState([*without, narrow])
 
 
 def test_a_map_can_not_lead_to_a_chain_that_is_not_there(subject: Subject) -> None:

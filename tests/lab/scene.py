@@ -17,6 +17,8 @@ from mlbd.lab.traffic import TcpConversation
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Start = Callable[..., tuple[Network, Daemon]]
+"""Builds a network and starts a daemon in it: the fixture `start`."""
 
 QUICK = '[probe]\ninterval = "100ms"\nsuspect_interval = "50ms"\ntimeout = "200ms"\nfall = 3\nrise = 2\n\n'
 """For claims that do not depend on how long a verdict takes."""

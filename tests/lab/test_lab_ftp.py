@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from mlbd.lab.network import Network
-from tests.lab.ftp import NEEDS_VSFTPD, Ftp, FtpError, Transfer, fetch
+from tests.schemes.ftp import NEEDS_VSFTPD, Ftp, FtpError, Transfer, fetch
 
 pytestmark = NEEDS_VSFTPD
 _ROUTER = """

@@ -9,7 +9,7 @@ from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.traffic import TcpConversation, attempts
 from tests.lab.scene import QUICK, in_background, tables, wait_usable
-from tests.lab.test_inbound import asked
+from tests.schemes.test_inbound import asked
 
 POLICIES = """
 [[policy]]

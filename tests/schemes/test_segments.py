@@ -65,7 +65,7 @@ def test_a_segment_falls_back_and_returns(world: tuple[Network, Daemon], fault: 
 
 
 def test_both_lines_gone(world: tuple[Network, Daemon]) -> None:
-    """With both lines dead, each segment's last resort is the line that failed last, which probes may be wrong about."""
+    """With both lines dead, each segment keeps its last resort: the line that failed last, as probes may be wrong."""
     net, daemon = world
     net.drop_icmp(1)
     wait_usable(daemon, "line2")

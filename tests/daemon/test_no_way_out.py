@@ -12,8 +12,7 @@ from mlbd.lab import layout
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.traffic import TcpConversation, attempts, connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, conversation_by, stream_by, tables, wait_usable
+from tests.lab.scene import QUICK, Start, conversation_by, stream_by, tables, wait_usable
 
 _MASQUERADE = """
 table inet office {

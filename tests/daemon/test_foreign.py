@@ -15,8 +15,7 @@ import pytest
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network, wait_until
 from mlbd.lab.traffic import connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, conversation_by, kernel, mlbd, routing, tables, wait_usable
+from tests.lab.scene import QUICK, Start, conversation_by, kernel, mlbd, routing, tables, wait_usable
 
 METRICS = "127.0.0.1:9617"
 

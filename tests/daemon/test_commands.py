@@ -12,8 +12,7 @@ from collections.abc import Callable
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.traffic import connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, kernel, mlbd, tables, wait_usable
+from tests.lab.scene import QUICK, Start, kernel, mlbd, tables, wait_usable
 
 BAD = """
 [[uplink]]

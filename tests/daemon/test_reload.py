@@ -11,8 +11,7 @@ from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.stream import UdpStream
 from mlbd.lab.traffic import TcpConversation, connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import kernel, mlbd, routing, ruleset, tables, wait_usable
+from tests.lab.scene import Start, kernel, mlbd, routing, ruleset, tables, wait_usable
 
 WRONG = """
 [[uplink]]

@@ -10,8 +10,7 @@ import pytest
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.traffic import connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, tables, wait_usable
+from tests.lab.scene import QUICK, Start, tables, wait_usable
 
 
 def all_work(net: Network, count: int) -> None:

@@ -20,8 +20,7 @@ from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network, wait_until
 from mlbd.lab.stream import UdpStream
 from mlbd.lab.traffic import TcpConversation, connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, conversation_by, ruleset, stream_by, tables, wait_usable
+from tests.lab.scene import QUICK, Start, conversation_by, ruleset, stream_by, tables, wait_usable
 
 _TIERS = '[[policy]]\nname = "p"\nmembers = [["wan1"], ["wan2"]]\n'
 

@@ -15,8 +15,7 @@ from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.stream import UdpStream
 from mlbd.lab.traffic import TcpConversation, connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, kernel, ruleset, tables, wait_usable
+from tests.lab.scene import QUICK, Start, kernel, ruleset, tables, wait_usable
 
 _OFFICE = """
 table inet office {

@@ -8,8 +8,7 @@ import pytest
 
 from mlbd.lab import layout
 from mlbd.lab.traffic import attempts, connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, wait_usable
+from tests.lab.scene import QUICK, Start, wait_usable
 
 SOURCES = [layout.source(1, n) for n in range(1, 61)]
 

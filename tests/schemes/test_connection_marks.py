@@ -12,9 +12,9 @@ import pytest
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.traffic import attempts, connect_many
-from tests.lab import ftp
-from tests.lab.ftp import Ftp, fetch
 from tests.lab.scene import QUICK, wait_usable
+from tests.schemes import ftp
+from tests.schemes.ftp import Ftp, fetch
 
 EXAMPLES = Path(__file__).parents[2] / "etc" / "examples"
 SUBNETS = ("192.168.1.2/24", "172.16.0.2/16", "192.168.0.2/24")

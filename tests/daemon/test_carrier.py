@@ -8,8 +8,7 @@ import pytest
 
 from mlbd.lab.stream import UdpStream
 from mlbd.lab.traffic import attempts, connect_many
-from tests.lab.conftest import Start
-from tests.lab.scene import QUICK, in_background, wait_usable
+from tests.lab.scene import QUICK, Start, in_background, wait_usable
 
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
