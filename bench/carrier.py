@@ -40,6 +40,7 @@ members = ["wan1", "wan2"]
 [probe]
 interval = "100ms"
 rise = 2
+hold_max = "0s"
 """
 """Everything goes by the cable that is pulled; quick probes, so that it soon goes there again."""
 

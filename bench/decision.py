@@ -13,7 +13,7 @@ from mlbd.lab.daemon import Daemon, uplink_tables
 from mlbd.lab.network import Network
 from mlbd.lab.nft import Nft
 
-_QUICK = '[probe]\ninterval = "100ms"\nsuspect_interval = "50ms"\nrise = 2\n'
+_QUICK = '[probe]\ninterval = "100ms"\nsuspect_interval = "50ms"\nrise = 2\nhold_max = "0s"\n'
 
 
 def run(quick: bool) -> Iterator[Row]:

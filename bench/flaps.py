@@ -31,7 +31,14 @@ from mlbd.lab.traffic import Attempt, TcpConversation, attempts
 
 SLOW = 0.2
 """Seconds; the least that a repeated TCP segment takes."""
-_CONFIG = '[probe]\ninterval = "100ms"\nsuspect_interval = "50ms"\ntimeout = "200ms"\nfall = 3\nrise = 2\n'
+_CONFIG = """[probe]
+interval = "100ms"
+suspect_interval = "50ms"
+timeout = "200ms"
+fall = 3
+rise = 2
+hold_max = "0s"
+"""
 
 DWELL = 0.1
 """Seconds that each state lasts after the router has acted on it."""

@@ -4,6 +4,9 @@ One request is one line of JSON, `{"command": "status", ...}`, and so is its ans
 `{"ok": false, "error": "one sentence", "problems": ["...", ...]}`. A connection may carry any number of requests, one
 after the other. A client has 10 s for each and 64 KiB; it is trusted by its uid or group (SO_PEERCRED, unix(7)), not
 by what it says.
+
+The answer to some requests goes on: more lines like the first, as there is more to tell, until the client says
+anything or closes its end. What it does not take within 10 s ends the connection, and is not kept for it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import socket
 import stat
 import struct
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ _LONGEST = 65536
 _TIME = 10.0
 """Seconds for a request to arrive, and for its answer to be taken."""
 _CONNECTIONS = 32
+_FOLLOWERS = 8
+"""Clients whose answers go on; there must be room for others."""
 _ATTEMPTS = 100
 _ASKERS = 4096
 """Those who asked for the holder's pid stay in its queue, since it never accepts; when that is full, the pid is 0."""
@@ -39,6 +44,7 @@ _CREDENTIALS = struct.Struct("@iII")
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[dict[str, object]], Awaitable[object]]
+"""Its result is the answer; that of an asynchronous generator goes on."""
 
 
 class Refused(Exception):  # noqa: N818  (it is no error of the program)
@@ -73,6 +79,7 @@ class ControlServer:
         self._handlers = handlers
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
+        self._followers = 0
         self._identity: tuple[int, int] | None = None
 
     async def start(self) -> None:
@@ -163,9 +170,46 @@ class ControlServer:
             except asyncio.LimitOverrunError:
                 await _write(writer, _refusal(f"the request is longer than {_LONGEST} bytes"))
                 return
-            await _write(writer, await self._answer(line))
+            answer = await self._answer(line)
+            if isinstance(answer, bytes):
+                await _write(writer, answer)
+            else:
+                await self._go_on(answer, reader, writer)
+                return
 
-    async def _answer(self, line: bytes) -> bytes:
+    async def _go_on(
+        self, results: AsyncGenerator[object, None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Until the client says or closes something. Raises TimeoutError, OSError."""
+        if self._followers >= _FOLLOWERS:
+            await _write(writer, _refusal(f"{_FOLLOWERS} clients are following already; try again later"))
+            return
+        self._followers += 1
+        ended = asyncio.ensure_future(reader.read(1))
+        try:
+            while True:
+                part = asyncio.ensure_future(_part(results))
+                try:
+                    await asyncio.wait({ended, part}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    part.cancel()
+                    await asyncio.wait({part})
+                if ended.done() or part.cancelled():
+                    return
+                await _write(writer, part.result())
+        except StopAsyncIteration:
+            return
+        except (OSError, TimeoutError):
+            raise
+        except Exception:
+            _log.exception("an answer that went on failed")
+            await _write(writer, _refusal("internal error; see the log of mlbd"))
+        finally:
+            self._followers -= 1
+            ended.cancel()
+            await results.aclose()
+
+    async def _answer(self, line: bytes) -> bytes | AsyncGenerator[object, None]:
         try:
             request = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -177,7 +221,8 @@ class ControlServer:
         if handler is None:
             return _refusal(f"there is no command {command!r}; there are {', '.join(sorted(self._handlers))}")
         try:
-            return msgspec.json.encode({"ok": True, "result": await handler(request)}) + b"\n"
+            result = await handler(request)
+            return result if isinstance(result, AsyncGenerator) else _granted(result)
         except Refused as refused:
             return _refusal(str(refused), refused.problems)
         except Exception:
@@ -197,6 +242,14 @@ async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     async with asyncio.timeout(_TIME):
         await writer.drain()
+
+
+async def _part(results: AsyncGenerator[object, None]) -> bytes:
+    return _granted(await anext(results))
+
+
+def _granted(result: object) -> bytes:
+    return msgspec.json.encode({"ok": True, "result": result}) + b"\n"
 
 
 def _refusal(error: str, problems: Sequence[str] = ()) -> bytes:
@@ -224,6 +277,15 @@ def request(path: str, command: str, *, timeout: float = 10.0, **fields: object)
 
     Raises NoDaemon if nobody listens there, Refused with the daemon's reason, or if it does not answer in time.
     """
+    with contextlib.closing(follow(path, command, timeout=timeout, **fields)) as results:
+        return next(results)
+
+
+def follow(path: str, command: str, *, timeout: float = 10.0, **fields: object) -> Generator[Any, None, None]:
+    """Ask the daemon for an answer that goes on, and yield its parts as they come, at least one.
+
+    Raises as `request`, and NoDaemon when the daemon ends the connection later. `timeout` is for the first part.
+    """
     line = json.dumps({"command": command, **fields}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -232,13 +294,21 @@ def request(path: str, command: str, *, timeout: float = 10.0, **fields: object)
             with contextlib.suppress(BrokenPipeError):  # a refusal may come, and be read, before all is sent
                 connection.sendall(line)
             with connection.makefile("rb") as answers:
-                answer = answers.readline()
+                yield _result(answers.readline())
+                connection.settimeout(None)
+                while answer := answers.readline():
+                    yield _result(answer)
     except (FileNotFoundError, ConnectionRefusedError):
         raise NoDaemon(path) from None
     except TimeoutError:
         raise Refused(f"the daemon did not answer within {timeout:g} s") from None
     except OSError as error:
         raise Refused(f"the control socket {path} can't be used: {error.strerror or error}") from None
+    raise NoDaemon(path)
+
+
+def _result(answer: bytes) -> Any:
+    """Of one line. Raises Refused."""
     try:
         said = json.loads(answer)
         if said["ok"]:

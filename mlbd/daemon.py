@@ -33,10 +33,13 @@ from mlbd.core.ruleset import counter_name
 from mlbd.core.settings import Settings
 from mlbd.core.status import CycleStatus, Status, Transition
 from mlbd.explaining import Explainer
+from mlbd.hooks import Hooks
 from mlbd.kernel import CarrierReader, LinuxKernel, Watch
 from mlbd.loop import Loop, release
+from mlbd.maintenance import Maintenance
 from mlbd.probe import Prober
-from mlbd.report import Log, Metrics, Service
+from mlbd.report import History, Log, Metrics, Service, received_bytes
+from mlbd.suspicion import Suspicion
 
 GUARD_EVERY = 0.5
 """Seconds between asking whether anybody changed nftables."""
@@ -56,8 +59,17 @@ class Daemon:
         self._log = log
         self._metrics = Metrics(self.status, self._connections)
         self._service = Service()
+        self._history = History(Path(settings.daemon.control).with_name("events.jsonl"))
+        self._hooks = Hooks(settings.daemon.hooks, log, self._metrics.hook_ran)
         self._prober = Prober(self._heard)
         self.loop = Loop(kernel, router, self._prober.send, self)
+        self._maintenance = Maintenance(
+            self.loop,
+            Path(settings.daemon.control).with_name("drained.json"),
+            self._assigned,
+            lambda why: log.warning("maintenance", reason=why),
+        )
+        self._suspicion = Suspicion(kernel.neighbour_overflows, received_bytes)
         self._watch = Watch(self.loop.link, self.loop.look_again, self._overrun, lambda: kernel.port)
         self._carrier = CarrierReader()
         self._stop = asyncio.Event()
@@ -67,7 +79,16 @@ class Daemon:
         """Returns when told to stop. Raises what a part failed of; the kernel then keeps what it has."""
         control = ControlServer(
             self.settings.daemon.control,
-            {"status": self._on_status, "plan": self._on_plan, "explain": self._on_explain, "reload": self._on_reload},
+            {
+                "status": self._on_status,
+                "plan": self._on_plan,
+                "explain": self._on_explain,
+                "reload": self._on_reload,
+                "events": self._on_events,
+                "drain": self._maintenance.on_drain,
+                "resume": self._maintenance.on_resume,
+                "drill": self._maintenance.on_drill,
+            },
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,6 +96,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         loop.set_exception_handler(self._on_exception)
         await control.start()
+        self._history.load()
+        self._maintenance.restore()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -83,6 +106,7 @@ class Daemon:
                     group.create_task(self._miimon(), name="miimon"),
                     group.create_task(self._guard_nftables(), name="nftables"),
                     group.create_task(self._ready(), name="ready"),
+                    group.create_task(self._hooks.run(), name="hooks"),
                 ]
                 if self.settings.daemon.metrics is not None:
                     tasks.append(group.create_task(self._metrics.run(*self.settings.daemon.metrics), name="metrics"))
@@ -114,7 +138,7 @@ class Daemon:
             uplinks=router.uplink_status(now, offset),
             policies=router.policy_status(),
             last_cycle=self.loop.last_cycle,
-            warnings=(*self.warnings, *self._diversions()),
+            warnings=(*self.warnings, *self._diversions(), *filter(None, [self._suspicion.warning])),
         )
 
     def _diversions(self) -> tuple[str, ...]:
@@ -135,6 +159,9 @@ class Daemon:
         settings = self._read()[0]
         now = self.loop.router.decide(time.monotonic())
         return await plan_of(self._kernel, settings, now.views, now.dead)
+
+    async def _on_events(self, asked: dict[str, object]) -> object:
+        return self._history.follow() if asked.get("follow") is True else self._history.events
 
     async def _on_explain(self, asked: dict[str, object]) -> object:
         """Where a packet would go, by what is in force."""
@@ -175,6 +202,7 @@ class Daemon:
                 if uplink not in settings.uplinks:
                     self._prober.forget(uplink.name)
             self.settings, self.warnings = settings, warnings
+            self._hooks.directory = settings.daemon.hooks
             self.loop.load(settings)
             self._log.info("configuration reloaded", config=str(self.config))
             self._metrics.reloaded(True)
@@ -208,6 +236,7 @@ class Daemon:
         while True:
             period = self.loop.router.settings.daemon.miimon
             await asyncio.sleep(period or 1.0)
+            self._suspect()
             if not period:
                 continue
             known = self.loop.router.watched()
@@ -215,6 +244,26 @@ class Daemon:
                 facts = known[name]
                 if carrier is not None and facts.up and carrier != facts.carrier:
                     self.loop.link(name, facts.index, facts.up, carrier)
+
+    def _suspect(self) -> None:
+        router, suspicion = self.loop.router, self._suspicion
+        before = suspicion.doubt, suspicion.warning
+        suspicion.look(router.suspects(), len(router.settings.uplinks), time.monotonic())
+        if suspicion.doubt != before[0]:
+            router.doubt(suspicion.doubt)
+            if suspicion.doubt:
+                self._log.warning("probes are no evidence", reason=suspicion.doubt)
+            else:
+                self._log.info("probes are evidence again")
+        if suspicion.warning and not before[1]:
+            self._log.warning("all probes fail", reason=suspicion.warning)
+
+    def _assigned(self, uplink: str) -> int:
+        """Connections that it was given since the table was made; 0 if the kernel does not say."""
+        try:
+            return self._kernel.counters().get(counter_name(uplink), 0)
+        except OSError:
+            return 0
 
     async def _guard_nftables(self) -> None:
         """Asks whether anybody changed it; to be told would make the kernel report every map element that we change."""
@@ -245,6 +294,11 @@ class Daemon:
 
     def transition(self, transition: Transition, took: float | None) -> None:
         self._log.transition(transition, took)
+        self._history.add(transition, took)
+        self._maintenance.transition(transition, took)
+        for uplink in self.settings.uplinks:
+            if uplink.name == transition.uplink:
+                self._hooks.notify(transition, uplink, self.loop.router.watched().get(uplink.interface))
         if took is not None and transition.event == "uplink_down":
             self._metrics.failover(took)
 
@@ -262,6 +316,7 @@ class Daemon:
         self._log.warning("repaired what another program changed", changes=[describe(c) for c in changes][:20])
 
     def cut(self, uplink: str) -> None:
+        self._maintenance.cut(uplink)
         self._metrics.flushed(uplink)
         self._log.info("connections cut loose", uplink=uplink or "(removed)")
 

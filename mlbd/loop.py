@@ -122,6 +122,21 @@ class Loop:
         self._look_at = self._clock()
         self._wake.set()
 
+    # What people ask for. All raise KeyError for an uplink that there is not.
+
+    def drain(self, uplink: str, seconds: float, reason: str) -> None:
+        """No new connections by it for so long (inf: until it is resumed), while another is usable."""
+        now = self._clock()
+        self._note(self.router.drain(uplink, now + seconds, reason, now))
+        self._arm()
+
+    def resume(self, uplink: str, reason: str) -> None:
+        self._note(self.router.resume(uplink, reason, self._clock()))
+
+    def drill(self, uplink: str, seconds: float) -> None:
+        """For so long, replies to its probes count as if they had never come; 0 ends it."""
+        self.router.drill(uplink, self._clock() + seconds)
+
     # The two clocks.
 
     async def run(self) -> None:

@@ -49,6 +49,7 @@ iputils-ping ping
 util-linux nsenter setpriv
 procps ps sysctl
 curl curl
+openssl openssl
 LIST
     ldconfig -p | grep -qF libnftables.so.1 || echo libnftables1
     [ -n "$(find_python)" ] || echo python3 python3-venv
@@ -95,37 +96,42 @@ fi
 python=$(find_python)
 [ -n "$python" ] || die "Python 3.11 or newer is needed, and $(python3 --version 2>&1 || echo none) is what is here."
 
-# --- A real FTP server, for tests -------------------------------------------------------------------------------
+# --- Debian's own programs, for tests ---------------------------------------------------------------------------
 
-# Unpacked and not installed: installed, it would be a service that runs. Needs no rights. Where this fails, the tests
-# with it are skipped.
-unpack_vsftpd() {
-    rm -rf build/debian
-    mkdir -p build/debian/download/lists/partial build/debian/download/archives/partial
-    if ! apt-cache show --no-all-versions vsftpd >/dev/null 2>&1; then
-        own="-o Dir::State::Lists=$PWD/build/debian/download/lists -o Dir::Cache=$PWD/build/debian/download"
-    fi
+# Unpacked and not installed: installed, they would be services that run. Needs no rights. Where this fails, the tests
+# with them are skipped.
+packages="vsftpd avahi-autoipd openresolv isc-dhcp-server isc-dhcp-client libfaketime"
+
+unpack() {
+    rm -rf build/debian.new
+    mkdir -p build/debian.new/download/lists/partial build/debian.new/download/archives/partial
+    # shellcheck disable=SC2086 # packages and options are split into words on purpose
     (
-        # shellcheck disable=SC2086 # options are split into words on purpose
+        if ! apt-cache show --no-all-versions $packages >/dev/null 2>&1; then
+            own="-o Dir::State::Lists=$PWD/build/debian.new/download/lists -o Dir::Cache=$PWD/build/debian.new/download"
+        fi
         apt() { command=$1 && shift && "apt-$command" -qq -o APT::Sandbox::User=root ${own:-} "$@"; }
-        cd build/debian/download
+        cd build/debian.new/download
         [ -z "${own:-}" ] || apt get update
         # With the libraries that are not installed here. A simulation needs no rights.
-        apt get -s install --no-install-recommends vsftpd | awk '/^Inst/ { print $2 }' >wanted
-        [ -s wanted ] || echo vsftpd >wanted # installed already
-        apt get download $(cat wanted)
+        apt get -s install --no-install-recommends $packages | awk '/^Inst/ { print $2 }' >wanted
+        printf '%s\n' $packages >>wanted # some may be installed already
+        apt get download $(sort -u wanted)
     ) || return
-    for package in build/debian/download/*.deb; do
-        dpkg-deb -x "$package" build/debian || return
+    for package in build/debian.new/download/*.deb; do
+        dpkg-deb -x "$package" build/debian.new || return
     done
-    rm -r build/debian/download
+    rm -r build/debian.new/download
+    echo "$packages" >build/debian.new/.packages
+    rm -rf build/debian
+    mv build/debian.new build/debian
 }
 
-if [ ! -x build/debian/usr/sbin/vsftpd ] && command -v apt-get >/dev/null; then
-    echo "Unpacking Debian's vsftpd into build/debian"
-    unpack_vsftpd || {
-        rm -rf build/debian
-        echo "apt-get could not download vsftpd; see above. The tests with it will be skipped." >&2
+if [ "$(cat build/debian/.packages 2>/dev/null)" != "$packages" ] && command -v apt-get >/dev/null; then
+    echo "Unpacking Debian's $packages into build/debian"
+    unpack || {
+        rm -rf build/debian.new
+        echo "apt-get could not download them; see above. The tests with them will be skipped." >&2
     }
 fi
 

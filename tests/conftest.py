@@ -16,7 +16,7 @@ from mlbd.lab.network import Network
 from tests.lab.scene import Start, tables
 
 _HERE = Path(__file__).parent
-_NEED_NAMESPACES = tuple(_HERE / name for name in ("lab", "daemon", "schemes", "kernel", "probe"))
+_NEED_NAMESPACES = tuple(_HERE / name for name in ("lab", "daemon", "schemes", "health", "kernel", "probe"))
 
 
 def pytest_configure() -> None:
@@ -29,11 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(directory) for directory in _NEED_NAMESPACES):
             item.add_marker(pytest.mark.lab)
-        for alone in ("lab", "daemon", "schemes"):
-            # One worker runs all of such a directory, one after the other: some share a network from test to test, and
-            # the daemon's measure time.
-            if item.path.is_relative_to(_HERE / alone):
-                item.add_marker(pytest.mark.xdist_group(alone))
+            # One worker runs a module's tests one after the other, since they may share a network; and all of the
+            # daemon's, since they measure time.
+            whole = item.path.parent if item.path.is_relative_to(_HERE / "daemon") else item.path
+            item.add_marker(pytest.mark.xdist_group(str(whole.relative_to(_HERE))))
     if not sandbox.inside() and any(item.get_closest_marker("lab") for item in items):
         raise pytest.UsageError(
             "Tests of the lab and the kernel only run in private namespaces: use `make test`, or "

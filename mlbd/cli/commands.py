@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlbd.config import ConfigError, Problem, load
-from mlbd.control import NoDaemon, Refused, request
+from mlbd.control import NoDaemon, Refused, follow, request
 from mlbd.core.settings import Daemon, Settings
 
 if TYPE_CHECKING:
@@ -106,6 +107,55 @@ def explain(options: argparse.Namespace) -> int:
         return _say(str(error), 1)
     print(json.dumps(answer) if options.json else render(answer))
     return 0
+
+
+def events(options: argparse.Namespace) -> int:
+    """Followed, it waits for a daemon that restarts, and goes on where it was."""
+    path = _control(options.config)
+    last: dict[str, Any] | None = None
+    connected = waiting = False
+    try:
+        while True:
+            try:
+                with contextlib.closing(follow(path, "events", follow=options.follow)) as parts:
+                    for part in parts:
+                        new = part[part.index(last) + 1 :] if last in part else part
+                        _print_events(new, as_json=options.json)
+                        if not options.follow:
+                            return 0
+                        last = new[-1] if new else last
+                        connected, waiting = True, False
+            except (NoDaemon, Refused) as error:
+                if not connected:
+                    return _say(str(error), 1)
+                if not waiting:
+                    waiting = True
+                    _say(f"{error}; waiting for it", 1)
+                time.sleep(1.0)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _print_events(told: Sequence[dict[str, Any]], *, as_json: bool) -> None:
+    from mlbd.report.history import sentence
+
+    for event in told:
+        print(json.dumps(event) if as_json else sentence(event), flush=True)
+
+
+def drain(options: argparse.Namespace) -> int:
+    from mlbd.cli import maintenance
+
+    return maintenance.ask(options, _control(options.config))
+
+
+resume = drain
+
+
+def drill(options: argparse.Namespace) -> int:
+    from mlbd.cli import maintenance
+
+    return maintenance.drill(options, _control(options.config))
 
 
 def reload(options: argparse.Namespace) -> int:

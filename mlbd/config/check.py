@@ -55,7 +55,7 @@ class Checked:
             {**self.given, **over.given},
             (self.wrong - over.given.keys()) | over.wrong,
             {**self.where, **over.where},
-            {},
+            {name: below.under(over.inner[name]) for name, below in self.inner.items()},
         )
 
     def settings(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mlbd.config.policies import IMPLICIT, check_policies, policies
 from mlbd.config.problems import Findings, Path, shown
 from mlbd.config.rules import check_rules, rules, used
 from mlbd.config.values import seconds_text
-from mlbd.core.settings import MAX_UPLINK_ID, Conntrack, Daemon, Probe, Settings, Target, Uplink
+from mlbd.core.settings import MAX_UPLINK_ID, Conntrack, Daemon, Degrade, Probe, Settings, Target, Uplink
 
 Tables = Mapping[str, tuple[Checked, ...]]
 
@@ -43,8 +43,7 @@ def settings(tables: Tables) -> Settings:
     """The settings that the tables mean; nothing may be wrong with them."""
     (general,), (conntrack,), (daemon,) = tables["probe"], tables["conntrack"], tables["daemon"]
     uplinks = tuple(
-        Uplink(**table.settings(), probe=Probe(**general.under(table.inner["probe"]).settings()))
-        for table in tables["uplink"]
+        Uplink(**table.settings(), probe=_probing(general.under(table.inner["probe"]))) for table in tables["uplink"]
     )
     return Settings(
         uplinks=uplinks,
@@ -53,6 +52,11 @@ def settings(tables: Tables) -> Settings:
         conntrack=Conntrack(**conntrack.settings()),
         daemon=Daemon(**daemon.settings()),
     )
+
+
+def _probing(probe: Checked) -> Probe:
+    degrade = {name: pair or None for name, pair in probe.inner["degrade"].settings().items()}
+    return Probe(**probe.settings(), degrade=Degrade(**degrade))
 
 
 def _each_its_own(tables: Sequence[Checked], key: str, expected: str, findings: Findings, reason: str) -> None:
@@ -121,6 +125,14 @@ def _probe(probe: Checked, findings: Findings) -> None:
     _at_most(probe, "suspect_interval", 1, "interval", findings, "a suspected uplink is probed more often, not less")
     _at_most(probe, "hold", 1, "hold_max", findings, "hold_max bounds what hold grows to")
     _at_most(probe, "interval", 2, "window", findings, "the window must hold at least two rounds")
+    degrade = probe.inner["degrade"]
+    for name in degrade.table.names:
+        pair = degrade[name] if degrade.sound(name) else ()
+        if pair and (len(pair) != 2 or pair[0] < pair[1]):
+            findings.error(
+                degrade.at(name), shown(degrade.written[name]), "two values, over which it begins and under which it "
+                "ends, or []", "the first can't be the smaller one" if len(pair) == 2 else "",
+            )  # fmt: skip
 
 
 def _at_most(probe: Checked, small: str, times: int, large: str, findings: Findings, reason: str) -> None:
@@ -142,6 +154,12 @@ def _gateway_target(uplink: Checked, probe: Checked, findings: Findings) -> None
     if not uplink.sound("gateway", "gateway6") or not probe.sound("targets"):
         return
     only_peer = uplink["gateway"].source == "none" and uplink["gateway6"].source != "fixed"
+    asked = [target for target in probe["targets"] if target.kind == "neighbour"]
+    if uplink["gateway"].source == "none" and any(target.family != 6 for target in asked):
+        findings.warn(
+            uplink.at("gateway"), 'with gateway = "none" nobody answers ARP, unless the interface is an Ethernet; '
+            "name targets that need none"
+        )  # fmt: skip
     if only_peer and Target("gateway") in probe["targets"]:
         path: Path = uplink.at("gateway")
         findings.warn(

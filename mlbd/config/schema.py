@@ -10,9 +10,30 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from mlbd.config import conditions, values
+from mlbd.config import conditions, targets, values
 from mlbd.config.keys import COUNT, NAME, WEIGHT, Absent, Count, Key, Name, Table, Weight
 from mlbd.core.settings import MAX_UPLINK_ID, LastResort, Nat6
+
+DEGRADE = Table(
+    name="degrade",
+    many=False,
+    explanation="When a working uplink is so poor that it is used only where nothing better is usable: over the first "
+    "number it is, under the second it is not any more. `[]`: not asked.",
+    keys=(
+        Key(
+            name="loss", type=str, holds="array", default=["20%", "5%"], read=values.ratio, expected=values.RATIO,
+            explanation="Share of probes lost in the window.",
+        ),
+        Key(
+            name="rtt", type=str, holds="array", default=[], read=values.duration(), expected=values.DURATION,
+            explanation="Mean round trip in the window, such as `[\"500ms\", \"300ms\"]`.",
+        ),
+        Key(
+            name="jitter", type=str, holds="array", default=[], read=values.duration(), expected=values.DURATION,
+            explanation="Mean difference of one round trip to the next, such as `[\"100ms\", \"50ms\"]`.",
+        ),
+    ),
+)  # fmt: skip
 
 PROBE = Table(
     name="probe",
@@ -20,9 +41,9 @@ PROBE = Table(
     explanation="How uplinks are probed. `[uplink.probe]` sets the same keys for one uplink, key by key.",
     keys=(
         Key(
-            name="targets", type=str, holds="array", each_once=True, default=["gateway"], read=values.target,
-            expected='"gateway" or an IP address',
-            explanation="What is sent ICMP echo requests: the uplink's gateway, or addresses behind it, IPv4 and IPv6.",
+            name="targets", type=str, holds="array", each_once=True, default=["gateway"], read=targets.target,
+            expected=targets.TARGET,
+            explanation="What is asked, all of it in each round; see [Targets](#targets).",
         ),
         Key(
             name="quorum", type=Count, default=1, expected=COUNT,
@@ -34,7 +55,7 @@ PROBE = Table(
         ),
         Key(
             name="timeout", type=str, default="auto", read=values.timeout, expected=f'"auto" or {values.DURATION}',
-            explanation="How long a reply may take. `auto` follows the round trips measured, within 200ms to 1s. A "
+            explanation="How long a reply may take. `auto` follows the round trips measured, within 100ms to 1s. A "
             "reply that comes later still turns its round good.",
         ),
         Key(
@@ -54,7 +75,7 @@ PROBE = Table(
         Key(
             name="hold", type=str, default="0s", read=values.duration(), expected=values.DURATION,
             explanation="How long the uplink must have been good before it carries traffic again; doubles with each "
-            "flap and halves while the uplink stays stable.",
+            "failure, from 1s where it is shorter, and is forgotten by and by while the uplink stays up.",
         ),
         Key(
             name="hold_max", type=str, default="5m", read=values.duration(), expected=values.DURATION,
@@ -65,6 +86,7 @@ PROBE = Table(
             explanation="The time over which loss, latency and jitter are told.",
         ),
     ),
+    inner=(DEGRADE,),
 )  # fmt: skip
 
 UPLINK = Table(
@@ -260,6 +282,12 @@ DAEMON = Table(
             name="control", type=str, default="/run/mlbd/control.sock", read=values.socket_path,
             expected="the absolute path of a socket",
             explanation="The socket by which `mlbd status` and the other commands reach the daemon.",
+        ),
+        Key(
+            name="hooks", type=Annotated[str, Meta(pattern=r"^/[^\x00-\x1f\x7f]*\Z", max_length=4000)],
+            default="/etc/mlbd/hooks.d", expected="the absolute path of a directory",
+            explanation="Executables that are run when an uplink's state changes; see [Hooks](operations.md#hooks). It "
+            "need not exist.",
         ),
         Key(
             name="on_exit", type=Literal["keep", "release"], default="keep", expected='"keep" or "release"',

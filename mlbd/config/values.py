@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from mlbd.config.problems import Unfit, nearest
-from mlbd.core.settings import AUTO, Family, GatewaySetting, Method, Target
+from mlbd.core.settings import AUTO, Family, GatewaySetting, Method
 
 _UNITS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}  # milliseconds
 _PART = r"(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)%s)?"
@@ -50,6 +50,19 @@ def seconds_text(seconds: float) -> str:
         count, left = divmod(left, size)
         text += f"{count}{unit}" if count else ""
     return text or "0s"
+
+
+RATIO = 'a share in percent, such as "20%"'
+
+
+def ratio(text: str) -> float:
+    """Of "20%", 0.2."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%", text)
+    if not match:
+        raise Unfit(f'write "{text}%"' if re.fullmatch(r"[0-9]{1,3}", text) else "")
+    if float(match[1]) > 100:
+        raise Unfit("nothing is more than 100%")
+    return float(match[1]) / 100
 
 
 def timeout(text: str) -> float | None:
@@ -100,10 +113,10 @@ def gateway(family: Family) -> Callable[[str], GatewaySetting]:
             raise Unfit(
                 f"an IPv{address.version} address belongs to {'gateway6' if address.version == 6 else 'gateway'}"
             )
-        reason = _unsuitable(address)
+        reason = unsuitable(address)
         if reason and not (family == 6 and address.is_link_local):
             raise Unfit(reason)
-        return GatewaySetting(source="fixed", address=_without_zone(address))
+        return GatewaySetting(source="fixed", address=without_zone(address))
 
     return read
 
@@ -120,7 +133,7 @@ def prefix6(text: str) -> str | None:
         raise Unfit(nearest(text, ("auto",))) from None
     if found.version == 4:
         raise Unfit("this is an IPv4 prefix")
-    if reason := _unsuitable(found.ip):
+    if reason := unsuitable(found.ip):
         raise Unfit(reason)
     if not 32 <= found.network.prefixlen <= 64:
         raise Unfit(f"its length is {found.network.prefixlen}")
@@ -147,21 +160,7 @@ def method(text: str) -> Method:
     raise Unfit(nearest(text, METHODS))
 
 
-def target(text: str) -> Target:
-    """What a probe asks, "gateway" or an address."""
-    if text == "gateway":
-        return Target("gateway")
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        closest = nearest(text, ("gateway",))
-        raise Unfit("not a target this version knows" + (f"; {closest}" if closest else "")) from None
-    if reason := _unsuitable(address):
-        raise Unfit(reason)
-    return Target(str(address), _without_zone(address), 4 if address.version == 4 else 6)
-
-
-def _unsuitable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+def unsuitable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     """Why a next hop or a probe cannot go to that address, or ""."""
     if address.is_loopback:
         return "a loopback address is this router itself"
@@ -176,7 +175,8 @@ def _unsuitable(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     return ""
 
 
-def _without_zone(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+def without_zone(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """Canonical text. Raises Unfit for one with an interface."""
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id:
         raise Unfit(f'the interface is known already: leave out "%{address.scope_id}"')
     return str(address)

@@ -28,6 +28,9 @@ class View:
     """When it ceased to be usable; -inf if it never was."""
     prefixes: tuple[str, ...] = ()
     """IPv6 prefixes that were its own when it last had an address."""
+    degraded: bool = False
+    carries: bool = False
+    """It could carry traffic: it is usable, or would be if it were not drained."""
 
     def path(self, family: Family) -> Gateway | None:
         return self.paths[0 if family == 4 else 1]
@@ -83,11 +86,18 @@ def decide(settings: Settings, views: Mapping[str, View], settled: bool) -> dict
 
 
 def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
-    """The first tier with a usable member; otherwise the last resort."""
-    for index, tier in enumerate(policy.tiers):
-        usable = frozenset(name for name in tier if views[name].usable and views[name].path(family) is not None)
-        if usable:
-            return Pick(tuple((name, policy.weight(name)) for name in tier), usable, index)
+    """The first tier with a member that is usable and not degraded, else with a usable one; else the last resort."""
+    for with_degraded in (False, True):
+        for index, tier in enumerate(policy.tiers):
+            usable = frozenset(
+                name
+                for name in tier
+                if views[name].usable
+                and views[name].path(family) is not None
+                and (with_degraded or not views[name].degraded)
+            )
+            if usable:
+                return Pick(tuple((name, policy.weight(name)) for name in tier), usable, index)
     if not any(family in views[name].families for name in policy.members):
         return MAIN  # a family that no member ever had is not ours to refuse
     if policy.last_resort != "best":
@@ -95,5 +105,6 @@ def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
     with_path = [name for name in policy.members if views[name].path(family) is not None]
     if not with_path:
         return MAIN
-    best = max(with_path, key=lambda name: views[name].down_since)  # the first of equals
+    # One that works, although it is drained, is better than none; the first of equals.
+    best = max(with_path, key=lambda name: (views[name].carries, views[name].down_since))
     return Pick(((best, 1),), frozenset({best}), None, "best")

@@ -6,18 +6,31 @@ uplink that is down keeps the very path through which probes will see it recover
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
+from functools import lru_cache
+from itertools import combinations
 
-from mlbd.core.decision import Decision
+from mlbd.core.decision import Decision, View
 from mlbd.core.layout import Identities
 from mlbd.core.routing import routing
 from mlbd.core.ruleset import ruleset
 from mlbd.core.settings import Settings, Uplink
 from mlbd.core.state import KernelState, Object, Saved, Sysctl
 
-OF_INTERFACES = {"ignore_routes_with_linkdown": "1", "promote_secondaries": "1", "src_valid_mark": "1"}
-"""Of every uplink's interface: a dead route is skipped; a changed address keeps its successors; the reverse path of a
-marked packet is looked up with its mark, so that the administrator's rp_filter may be what it is."""
+OF_INTERFACES = {
+    "arp_filter": "1",
+    "ignore_routes_with_linkdown": "1",
+    "promote_secondaries": "1",
+    "src_valid_mark": "1",
+}
+"""Of every uplink's interface: ARP for an address is answered where its packets leave, else, on a segment with another
+uplink, both answer, and replies come in where a socket bound to the other does not hear them; a dead route is skipped;
+a changed address keeps its successors; the reverse path of a marked packet is looked up with its mark, so that the
+administrator's rp_filter may be what it is."""
+
+OF_NEIGHBOURS = {"arp_announce": "2", "arp_ignore": "1"}
+"""Instead of `arp_filter`, of those that have a network in common: routing can't tell them apart there."""
 
 OF_ADDRESSED = OF_INTERFACES | {"use_oif_addrs_only": "1"}
 """Of those that translate IPv6 or have had an address: one of its own, even a deprecated one, or none is better than
@@ -29,10 +42,18 @@ FIVE_TUPLE = {"fib_multipath_hash_policy": "3", "fib_multipath_hash_fields": "55
 Documentation/networking/ip-sysctl.rst). Policy 1 is the same where there are no fields, before Linux 5.12; but it takes
 the hash of the sending socket where a device hands that over, as a veth does."""
 
+CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE)
+"""Every name that is ever changed."""
+
 
 def desired(settings: Settings, identities: Identities, decision: Decision, observed: KernelState) -> KernelState:
     """Everything we want to own. `observed` only tells what sysctls were before us."""
-    wanted = {u.interface: _of_interface(u, decision.views[u.name].prefixes) for u in settings.uplinks}
+    views = [decision.views[u.name] for u in settings.uplinks]
+    alike = _alike(tuple(() if view.facts is None else view.facts.addresses_of(4) for view in views))
+    wanted = {
+        u.interface: _of_interface(u, view, n in alike)
+        for n, (u, view) in enumerate(zip(settings.uplinks, views, strict=True))
+    }
     if any(len(tier) > 1 for policy in settings.policies for tier in policy.tiers):
         wanted |= {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
     sysctls = [*_sysctls(wanted, observed), *_restored(set(wanted), observed)]
@@ -45,8 +66,19 @@ def released(observed: KernelState) -> KernelState:
     return KernelState(_restored(set(), observed))
 
 
-def _of_interface(uplink: Uplink, prefixes: tuple[str, ...]) -> dict[str, str]:
-    return OF_ADDRESSED if prefixes or uplink.nat6 != "none" else OF_INTERFACES
+def _of_interface(uplink: Uplink, view: View, alike: bool) -> dict[str, str]:
+    found = OF_ADDRESSED if view.prefixes or uplink.nat6 != "none" else OF_INTERFACES
+    if alike:
+        found = {name: value for name, value in found.items() if name != "arp_filter"} | OF_NEIGHBOURS
+    return found
+
+
+@lru_cache(maxsize=8)
+def _alike(addresses: tuple[tuple[str, ...], ...]) -> frozenset[int]:
+    """Positions of those that have an IPv4 network in common with another."""
+    networks = [(n, ipaddress.IPv4Interface(a).network) for n, found in enumerate(addresses) for a in found]
+    pairs = ((n, m) for (n, one), (m, other) in combinations(networks, 2) if n != m and one.overlaps(other))
+    return frozenset(n for pair in pairs for n in pair)
 
 
 def _hash(scope: str, observed: KernelState) -> dict[str, str]:
@@ -57,7 +89,7 @@ def _hash(scope: str, observed: KernelState) -> dict[str, str]:
 
 def _sysctls(wanted: dict[str, dict[str, str]], observed: KernelState) -> Iterator[Object]:
     for scope, values in wanted.items():
-        items = [observed.get(("sysctl", scope, name)) for name in (*OF_ADDRESSED, *FIVE_TUPLE)]
+        items = [observed.get(("sysctl", scope, name)) for name in CHANGED]
         found = {item.name: item.value for item in items if isinstance(item, Sysctl)}
         saved = observed.get(("saved", scope))
         # As before us; also what an earlier version of us did not change.

@@ -16,6 +16,11 @@ class Gateway:
     """The route carries RTNH_F_ONLINK: the gateway is reached without a connected prefix that covers it."""
 
 
+def told(gateway: Gateway | None) -> str | None:
+    """For a person: its address, or `none` where there is one that needs none."""
+    return None if gateway is None else gateway.address or "none"
+
+
 @dataclass(frozen=True, slots=True)
 class WideRoute:
     """Somebody else's route to at least half of all addresses, in any table that is not ours."""

@@ -10,10 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-FailureKind = Literal["firewall", "no-route", "no-device", "no-address", "no-buffer", "unreachable", "other"]
+from mlbd.core.settings import GATEWAY, Target
+
+FailureKind = Literal[
+    "firewall", "no-route", "no-device", "no-address", "no-buffer", "unreachable", "refused", "wrong-answer", "other"
+]
 """firewall: EPERM, a rule of this router refused the packet. no-route: ENETUNREACH, EHOSTUNREACH, EACCES, EINVAL when
 sending. no-device: ENODEV, ENXIO, ENETDOWN. no-address: EADDRNOTAVAIL, or nothing to send from or to. no-buffer:
-ENOBUFS, EAGAIN, ENOMEM. unreachable: an ICMP error came back for this very probe. other: said in the text."""
+ENOBUFS, EAGAIN, ENOMEM. unreachable: an ICMP error came back for this very probe. refused: somebody answered for the
+target and would not (a TCP reset, a DNS or TLS error). wrong-answer: another answer than the one wanted (an HTTP
+status). other: said in the text."""
+
+VOID: frozenset[FailureKind] = frozenset({"firewall", "no-buffer"})
+"""What this router itself kept from being sent is no evidence."""
+LOST: frozenset[FailureKind] = frozenset({"unreachable", "no-route", "refused", "wrong-answer"})
+"""Failures that count as loss; with the others nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +39,9 @@ class Order:
     interface: str
     interface_index: int
     address: str
-    """Where to; a link-local IPv6 address is meant on `interface`."""
+    """Where to; a link-local IPv6 address is meant on `interface`. "" for a target with a name, to be resolved."""
+    ask: Target = GATEWAY
+    """What to send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +55,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The probe could not be sent, or an ICMP error came back for it."""
+    """The probe could not be sent, or something else than the wanted reply came back for it."""
 
     uplink: str
     target: int

@@ -85,9 +85,9 @@ class Router:
         out: list[Transition] = []
         for uplink in self._uplinks.values():
             if uplink.deadline <= now:
-                gateways = uplink.gateways
+                gateways = uplink.reach.gateways
                 out += uplink.advance(now)
-                self.rerouted |= uplink.gateways != gateways
+                self.rerouted |= uplink.reach.gateways != gateways
         return self._noted(out)
 
     def orders(self, now: float) -> tuple[list[Order], list[Transition]]:
@@ -101,7 +101,33 @@ class Router:
                 out += transitions
         return orders, self._noted(out)
 
+    # What people ask for. All raise KeyError for an uplink that there is not.
+
+    def drain(self, name: str, until: float, reason: str, now: float) -> list[Transition]:
+        """No new connections by it before `until`, while another is usable; inf: until it is resumed."""
+        return self._noted(self._uplinks[name].drain(until, reason, now))
+
+    def resume(self, name: str, reason: str, now: float) -> list[Transition]:
+        return self._noted(self._uplinks[name].resume(now, reason))
+
+    def drill(self, name: str, until: float) -> None:
+        """Until then, replies to its probes count as if they had never come."""
+        self._uplinks[name].drill(until)
+
+    def doubt(self, reason: str) -> None:
+        """See `UplinkState.doubt`; of all uplinks."""
+        for uplink in self._uplinks.values():
+            uplink.doubt(reason)
+
     # What the outside asks.
+
+    def suspects(self) -> Collection[str]:
+        """Interfaces of the uplinks whose probes fail although facts say that they could be answered."""
+        return [
+            u.settings.interface
+            for u in self._uplinks.values()
+            if u.verdict in ("FALLING", "DOWN") and u.view().paths != (None, None)
+        ]
 
     def interfaces(self) -> Collection[str]:
         return list(self._by_interface)
@@ -119,7 +145,7 @@ class Router:
         times = [] if self.settled else [self._grace_end]
         if self.settings.conntrack.tcp == "reset":
             after = self.settings.conntrack.tcp_reset_after
-            times += [u.down_since + after for u in self._uplinks.values() if not u.usable]
+            times += [u.down_since + after for u in self._uplinks.values() if not u.carries]
         return min((t for t in times if t > now), default=inf)
 
     def decide(self, now: float) -> Decision:
@@ -178,7 +204,7 @@ class Router:
         addresses is not another's, as with two lines of one provider.
         """
         addressless = {
-            interface: set(u.prefixes)
+            interface: set(u.reach.prefixes)
             for interface, u in self._by_interface.items()
             if (found := facts.get(interface)) is None or not found.addresses_of(6)
         }
@@ -193,7 +219,10 @@ class Router:
         """Completes transitions with what is left, and remembers whose connections are stranded."""
         out = []
         for t in transitions:
-            (self._uncut.discard if t.event == "uplink_up" else self._uncut.add)(t.uplink)
+            if t.event == "uplink_up":
+                self._uncut.discard(t.uplink)
+            elif t.event == "uplink_down":
+                self._uncut.add(t.uplink)
             usable = tuple(name for name, u in self._uplinks.items() if u.usable)
             out.append(replace(t, usable=usable))
         return out
@@ -211,10 +240,11 @@ class Router:
         conntrack = self.settings.conntrack
         if conntrack.tcp != "reset" or not self.settled:
             return frozenset()
+        # Not while it is RISING: it answers again, and would carry what has waited.
         return frozenset(
             name
             for name, u in self._uplinks.items()
-            if not u.usable and now >= u.down_since + conntrack.tcp_reset_after and self._alternative(name)
+            if u.verdict == "DOWN" and now >= u.down_since + conntrack.tcp_reset_after and self._alternative(name)
         ) - {name for pick in self._picks.values() for name in pick.chosen}
 
     def _note_picks(self, picks: Mapping[tuple[str, Family], Pick]) -> None:
@@ -224,7 +254,7 @@ class Router:
             if before is None:
                 continue
             if before.last_resort == "best":  # connections were sent into an uplink that may well be dead
-                self._uncut |= {name for name in before.chosen - now.chosen if not self._uplinks[name].usable}
+                self._uncut |= {name for name in before.chosen - now.chosen if not self._uplinks[name].carries}
             improved = before.tier is not None and now.tier is not None and now.tier < before.tier
             if improved and self.settings.conntrack.on_recover == "flush":
                 self._uncut |= before.chosen - in_use

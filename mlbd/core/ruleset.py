@@ -9,6 +9,7 @@ moment in which nftables changes generations, and a restored mark must never.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -45,6 +46,8 @@ HELPERS: dict[str, tuple[tuple[str, int], ...]] = {
 # Not `type unicast`: of an IPv6 address without a route, which is one we may have to refuse, it is not true.
 _SOMEWHERE = "fib daddr type != { local, broadcast, multicast, anycast }"
 
+_RENEWAL = "meta nfproto ipv4 udp sport 68 udp dport 67 jump leases"
+
 
 def ruleset(settings: Settings, identities: Identities, decision: Decision) -> Iterator[KernelState]:
     """All of it, in parts of which most are the same objects every time."""
@@ -59,6 +62,9 @@ def ruleset(settings: Settings, identities: Identities, decision: Decision) -> I
     marking = tuple(f"ipv{family}" for family in FAMILIES if settings.marks_own(family))
     renew = tuple(renewals(settings, layout, identities))
     yield _base(layout, numbers, settings.uplinks, own, marking, renew)
+    found = [views[u.name].facts for u in settings.uplinks]
+    addresses = tuple(() if facts is None else facts.addresses_of(4) for facts in found)
+    yield _leases(numbers, settings.uplinks, addresses)
     yield _translation(settings.uplinks, own, decision.lan_prefixes)
     yield _helpers(settings.conntrack.helpers)
     yield from steering(settings, identities, decision)
@@ -97,6 +103,23 @@ def _uplink(layout: Layout, name: str, number: int) -> KernelState:
 @lru_cache(maxsize=64)
 def _policy(layout: Layout, name: str, code: int) -> KernelState:
     return KernelState([_wish(layout, code, name)])
+
+
+@lru_cache(maxsize=8)
+def _leases(
+    numbers: tuple[int, ...], configured: tuple[Uplink, ...], addresses: tuple[tuple[str, ...], ...]
+) -> KernelState:
+    """A DHCP client's renewal leaves by the uplink that has the address it asks for again, `ciaddr` (RFC 2131 2).
+
+    Some clients, as dhclient, send it from a socket that is bound to no address and no interface.
+    """
+    uplinks = zip(numbers, configured, addresses, strict=True)
+    texts = [
+        f"@th,160,32 {int(ipaddress.IPv4Interface(address).ip):#010x} goto {chain_name(WISH, number, uplink.name)}"
+        for number, uplink, found in uplinks
+        for address in found
+    ]
+    return KernelState([_chain("leases", None, texts)])
 
 
 @lru_cache(maxsize=8)
@@ -154,7 +177,7 @@ def _base(
     return KernelState(
         [
             _chain("prerouting", Hook("filter", "prerouting", STEER), prerouting),
-            _chain("output", Hook("route", "output", STEER), [*marked, f"{known} goto restore", *choosing]),
+            _chain("output", Hook("route", "output", STEER), [*marked, _RENEWAL, f"{known} goto restore", *choosing]),
             _chain("postrouting", Hook("filter", "postrouting", STEER), postrouting),
             _chain("forward", Hook("filter", "forward", MANGLE), forward),
             _chain("restore", None, restore),

@@ -20,33 +20,64 @@ MAX_UPLINK_ID = 100
 """Uplink ids are 1..100; the codes above them belong to `main` and to policies (see `mlbd.core.layout`)."""
 
 
+Kind = Literal["icmp", "neighbour", "tcp", "dns", "http"]
+"""icmp: an echo request. neighbour: an ARP request or a neighbour solicitation. tcp: a connection that is accepted.
+dns: a query that is answered. http: a GET with the wanted status, by TLS too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One thing a probe asks. `address` is None for the uplink's gateway, whatever that is at the moment."""
 
     text: str
-    """The canonical address or "gateway"; the label in metrics and status."""
+    """As written, canonical; the label in metrics and status."""
     address: str | None = None
-    """Canonical IP address text (as `str(ipaddress.ip_address(...))`), or None for "gateway"."""
+    """Canonical IP address text (as `str(ipaddress.ip_address(...))`), or None for the gateway and for a name."""
     family: Family | None = None
     """Family of `address`; None exactly when `address` is."""
+    kind: Kind = "icmp"
+    name: str = ""
+    """Host name that is resolved through the uplink; "" where there is an address or the gateway is meant."""
+    port: int = 0
+    """tcp, dns, http."""
+    query: str = ""
+    """dns: the name asked for; http: path and query, beginning with a slash."""
+    tls: bool = False
+    status: int | None = None
+    """http: the status wanted; None: any from 200 to 299."""
+
+
+GATEWAY = Target("gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Degrade:
+    """Over the first number of a pair an uplink is degraded, under the second it is not any more; None: not asked."""
+
+    loss: tuple[float, float] | None = None
+    """Ratios."""
+    rtt: tuple[float, float] | None = None
+    """Seconds."""
+    jitter: tuple[float, float] | None = None
+    """Seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """How an uplink is probed."""
 
-    targets: tuple[Target, ...] = (Target("gateway"),)
+    targets: tuple[Target, ...] = (GATEWAY,)
     quorum: int = 1
     interval: float = 1.0
     timeout: float | None = None
-    """None: from the round trips measured, as RFC 6298 computes a retransmission timeout, kept in 0.2..1 s."""
+    """None: from the round trips measured, as RFC 6298 computes a retransmission timeout, kept in 0.1..1 s."""
     suspect_interval: float = 0.1
     fall: int = 5
     rise: int = 3
     hold: float = 0.0
     hold_max: float = 300.0
     window: float = 60.0
+    degrade: Degrade = Degrade(loss=(0.2, 0.05))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +183,7 @@ class Daemon:
     metrics: tuple[str, int] | None = ("127.0.0.1", 9617)
     """Address and port; None: off."""
     control: str = "/run/mlbd/control.sock"
+    hooks: str = "/etc/mlbd/hooks.d"
     on_exit: Literal["keep", "release"] = "keep"
     miimon: float = 0.1
     """Seconds between carrier readings; 0: events only."""

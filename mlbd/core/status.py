@@ -7,6 +7,9 @@ from typing import Literal
 
 from mlbd.core.machine import Verdict
 
+Event = Literal["uplink_up", "uplink_down", "uplink_degraded", "uplink_restored", "uplink_drained", "uplink_resumed"]
+"""What a transition can be. The first two follow facts and verdict, also while the uplink is drained."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetStatus:
@@ -33,6 +36,8 @@ class UplinkStatus:
     usable: bool
     degraded: bool
     drained: bool
+    drained_until: float | None
+    """Unix time; None: until it is resumed, or not drained."""
     verdict: Verdict
     reason: str
     since: float
@@ -97,9 +102,9 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """Usable changed, or a first verdict was reached. `at` is monotonic seconds, like every time in the core."""
+    """Usable or degraded changed, or a first verdict was reached. `at` is monotonic seconds, as always in the core."""
 
-    event: Literal["uplink_up", "uplink_down"]
+    event: Event
     uplink: str
     at: float
     was: Verdict

@@ -1,50 +1,32 @@
 """One uplink: facts and probe outcomes in, a verdict with its reason out.
 
-A *round* asks every target once. It is good as soon as `quorum` targets answered, and bad when it is due without
-that, or when too many have failed for it ever to be good. A reply after the due time turns a bad round good again.
-A bad round older than the newest good one counts as loss but says nothing about now, so it moves no verdict. A round
-that this router itself kept from being sent (its own firewall, no buffer space) is void: it is no evidence at all.
+What rounds of probes are, and what counts as good and bad, is in `mlbd.core.rounds`; facts are judged in
+`mlbd.core.reach`, verdicts in `mlbd.core.machine`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 
+from mlbd.core.damping import Damping
 from mlbd.core.decision import View
-from mlbd.core.facts import Gateway, InterfaceFacts
+from mlbd.core.facts import InterfaceFacts, told
+from mlbd.core.grade import poor
 from mlbd.core.machine import CARRIES, TABLE, Signal, Verdict
-from mlbd.core.probing import Failure, Order, Outcome, Reply
-from mlbd.core.reach import Gateways, Reach
-from mlbd.core.settings import Uplink
-from mlbd.core.status import TargetStatus, Transition, UplinkStatus
-from mlbd.core.window import Quality, Window
+from mlbd.core.probing import LOST, VOID, Failure, Order, Outcome, Reply
+from mlbd.core.reach import Reach
+from mlbd.core.rounds import Round, Rounds
+from mlbd.core.settings import Target, Uplink
+from mlbd.core.status import Event, TargetStatus, Transition, UplinkStatus
+from mlbd.core.targets import Targets
+from mlbd.core.window import Quality, mean
 
-_KEPT_ROUNDS = 64
-_KEPT_FOR = 3.0
-"""At least so many rounds, and for at least so many seconds after they were due, can still turn good."""
-_EVIDENCE = 20
-_VOID = frozenset({"firewall", "no-buffer"})
-
-
-@dataclass(slots=True, eq=False)
-class Round:
-    number: int
-    due: float
-    replies: int = 0
-    failures: int = 0
-    void: int = 0
-    good: bool | None = None
-    """None: not judged."""
-    is_void: bool = False
-
-    @property
-    def mark(self) -> str:
-        if self.good is None:
-            return "?"
-        if self.good:
-            return "."
-        return "x" if self.failures else "!"
+GRADE_EVERY = 1.0
+"""Seconds between looks at a whole window, which cost by its length."""
+PATIENCE = 0.95
+"""Seconds after which a reply is not late but missing, where timeouts are measured: a queue that fills up all of a
+sudden adds this much to a round trip. So a silent failure is found in 1.5 s at the median (docs/health.md)."""
 
 
 class UplinkState:
@@ -56,7 +38,11 @@ class UplinkState:
         self.verdict: Verdict = "UNKNOWN"
         self.reason = "not probed yet"
         self._remark = ""
-        self.usable = False
+        self.carries = False
+        """It could carry traffic: by facts and verdict."""
+        self.degraded = ""
+        """Why; "" if it is not."""
+        self.drained = False
         self.since = now
         self.transitions = 0
         self.last_transition: float | None = None
@@ -64,42 +50,34 @@ class UplinkState:
         self.deadline = inf
         self._reach = Reach()
         self._settling = True
-        self._rounds: dict[int, Round] = {}
-        self._open: list[Round] = []
-        self._number = 0
-        self._newest_good = 0
-        self._newest_bad = 0
-        self._good = 0
-        self._bad = 0
-        self._rising_since = now
+        self._rounds = Rounds()
+        self._damping = Damping()
         self._up_since = now
-        self._flaps = 0
+        self._grade_at = inf
+        self._drained_until = inf
+        self._drilled_until = -inf
+        self._doubt = ""
+        self._missing_at = inf
+        """When enough bad rounds take it down, as what they wait for is missing then."""
         self._next_send = inf
         self._last_send = -inf
-        self._windows = [Window(settings.probe.window) for _ in settings.probe.targets]
-        self._failures = ["" for _ in settings.probe.targets]
+        self._targets = Targets(settings.probe)
 
     # What the outside tells.
 
     def configure(self, settings: Uplink, now: float) -> list[Transition]:
         """New settings for the same uplink: facts, verdict and the windows of targets that stay are kept."""
         out: list[Transition] = []
-        kept = dict(zip(self.settings.probe.targets, zip(self._windows, self._failures, strict=True), strict=True))
         moved = settings.interface != self.settings.interface
-        if settings.probe.targets != self.settings.probe.targets:
+        if self._targets.configure(settings.probe):
             self._rounds.clear()
-            self._open.clear()
-            fresh = [kept.get(t, (Window(settings.probe.window), "")) for t in settings.probe.targets]
-            self._windows = [window for window, _ in fresh]
-            self._failures = [failure for _, failure in fresh]
-        for window in self._windows:
-            window.seconds = settings.probe.window
         self.settings = settings
         if self._next_send < inf:
             self._next_send = min(self._next_send, now + self._pace())
         if moved:
             self._reach.facts = None
         self._refresh(now, out)
+        self._grade(now, out)
         return out
 
     def see(self, facts: InterfaceFacts | None, now: float) -> list[Transition]:
@@ -122,18 +100,16 @@ class UplinkState:
 
     def hear(self, outcome: Outcome, now: float) -> list[Transition]:
         out: list[Transition] = []
-        window = self._windows[outcome.target] if outcome.target < len(self._windows) else None
         round_ = self._rounds.get(outcome.round)
-        if window is None or round_ is None:
+        if round_ is None or outcome.target >= len(self._targets):
             return out
         if isinstance(outcome, Reply):
-            if not window.answered(outcome.round, outcome.rtt):
+            if now < self._drilled_until or not self._targets.answered(outcome.target, outcome.round, outcome.rtt):
                 return out
-            self._failures[outcome.target] = ""
             round_.replies += 1
             if round_.replies >= self.settings.probe.quorum and round_.good is not True:
                 self._judge(round_, True, now, out)
-            if round_.replies + round_.failures == len(self._windows):
+            if round_.replies + round_.failures == len(self._targets):
                 self._close(round_, now, out)
         else:
             self._fail(round_, outcome, now, out)
@@ -142,10 +118,18 @@ class UplinkState:
     def advance(self, now: float) -> list[Transition]:
         """Time has passed: judges what is due, ends what lingered."""
         out: list[Transition] = []
-        for round_ in [r for r in self._open if r.due <= now]:
+        for round_ in [r for r in self._rounds.open if r.due <= now]:
             self._close(round_, now, out)
         if self._reach.deadline() <= now:
             self._refresh(now, out)
+        if self._missing_at <= now:
+            self._missing_at = inf
+            if not self._doubt:
+                self._signal("failed", self._failure_text(), now, out)
+        if self._grade_at <= now:
+            self._grade(now, out)
+        if self.drained and self._drained_until <= now:
+            out += self.resume(now, "the time for which it was drained is over")
         self._schedule()
         return out
 
@@ -156,29 +140,18 @@ class UplinkState:
             return [], []
         out: list[Transition] = []
         probe = self.settings.probe
-        self._number += 1
-        number = self._number
         self._last_send = now
-        timeout = probe.timeout
-        if timeout is None:
-            timeout = max(window.timeout() for window in self._windows)
-        round_ = Round(number, now + timeout)
-        self._rounds[number] = round_
-        self._open.append(round_)
-        while len(self._rounds) > _KEPT_ROUNDS:
-            oldest = next(iter(self._rounds.values()))
-            if oldest.due > now - _KEPT_FOR:
-                break
-            del self._rounds[oldest.number]
+        round_ = self._rounds.begin(now, self._targets.timeout() if probe.timeout is None else probe.timeout)
+        number = round_.number
+        self._targets.sent(number, now)
         orders = []
         failures = []
-        for index in range(len(probe.targets)):
-            self._windows[index].sent(number, now)
-            address, missing = self._address(index)
+        for index, target in enumerate(probe.targets):
+            address, missing = self._address(target)
             if address is None:
                 failures.append(Failure(self.settings.name, index, number, "no-address", missing))
             else:
-                orders.append(Order(self.settings.name, index, number, facts.name, facts.index, address))
+                orders.append(Order(self.settings.name, index, number, facts.name, facts.index, address, target))
         # The next round is due a pace after this one was, not after it was sent, unless that is past already.
         planned = self._next_send + self._pace()
         self._next_send = planned if planned > now else now + self._pace()
@@ -194,12 +167,9 @@ class UplinkState:
         return self._reach.facts
 
     @property
-    def prefixes(self) -> tuple[str, ...]:
-        return self._reach.prefixes
-
-    @property
-    def gateways(self) -> Gateways:
-        return self._reach.gateways
+    def reach(self) -> Reach:
+        """What facts say; not to be changed."""
+        return self._reach
 
     @property
     def settled(self) -> bool:
@@ -207,69 +177,104 @@ class UplinkState:
         return not self._settling
 
     @property
-    def hold(self) -> float:
-        """Seconds of good rounds that are asked before it carries traffic again."""
-        probe = self.settings.probe
-        return min(probe.hold_max, probe.hold * 2.0 ** max(0, min(self._flaps - 1, 30)))
+    def usable(self) -> bool:
+        return self.carries and not self.drained
 
     def view(self) -> View:
         reach = self._reach
         families = frozenset(reach.families)
-        return View(self.usable, reach.facts, reach.paths, reach.routes, families, self.down_since, reach.prefixes)
+        return View(
+            self.usable,
+            reach.facts,
+            reach.paths,
+            reach.routes,
+            families,
+            self.down_since,
+            reach.prefixes,
+            degraded=bool(self.degraded),
+            carries=self.carries,
+        )
 
     def status(self, now: float, offset: float) -> UplinkStatus:
         """`offset` turns monotonic into Unix time."""
-        qualities = [window.quality(now) for window in self._windows]
+        qualities = self._targets.qualities(now)
         facts = self.facts
         return UplinkStatus(
             name=self.settings.name,
             interface=self.settings.interface,
             id=self.id,
             usable=self.usable,
-            degraded=False,
-            drained=False,
+            degraded=bool(self.degraded),
+            drained=self.drained,
+            drained_until=None if self._drained_until == inf else self._drained_until + offset,
             verdict=self.verdict,
-            reason=self._remark or self.reason,
+            reason=self._remark or (self.carries and self.degraded) or self.reason,
             since=self.since + offset,
             carrier=None if facts is None else facts.carrier,
-            gateway=_gateway_text(self._reach.gateways[0]),
-            gateway6=_gateway_text(self._reach.gateways[1]),
-            loss=_mean([q.loss for q in qualities]),
-            rtt=_mean([q.rtt for q in qualities]),
-            jitter=_mean([q.jitter for q in qualities]),
-            hold=self.hold,
+            gateway=told(self._reach.gateways[0]),
+            gateway6=told(self._reach.gateways[1]),
+            loss=mean([q.loss for q in qualities]),
+            rtt=mean([q.rtt for q in qualities]),
+            jitter=mean([q.jitter for q in qualities]),
+            hold=self._damping.hold(self.settings.probe, now),
             transitions=self.transitions,
             last_transition=None if self.last_transition is None else self.last_transition + offset,
             targets=tuple(self._target_status(i, quality) for i, quality in enumerate(qualities)),
         )
 
-    def evidence(self) -> str:
-        """The newest rounds, newest last: `.` good, `!` lost, `x` failed, `?` not judged."""
-        return "".join(r.mark for r in list(self._rounds.values())[-_EVIDENCE:])
+    # What people ask for.
+
+    def drain(self, until: float, reason: str, now: float) -> list[Transition]:
+        """No new connections before `until`; inf: until it is resumed."""
+        was = self.usable
+        self.drained, self._drained_until = True, until
+        self._schedule()
+        return [self._transition("uplink_drained", self.verdict, reason, was, now)]
+
+    def resume(self, now: float, reason: str) -> list[Transition]:
+        """Ends a drain; nothing if there is none."""
+        if not self.drained:
+            return []
+        was = self.usable
+        self.drained, self._drained_until = False, inf
+        self._schedule()
+        return [self._transition("uplink_resumed", self.verdict, reason, was, now)]
+
+    def drill(self, until: float) -> None:
+        """Until then, replies count as if they had never come."""
+        self._drilled_until = until
+
+    def doubt(self, reason: str) -> None:
+        """Why a bad round is no evidence from now on, as it is this router's own fault; "": it is evidence again."""
+        self._doubt = reason
 
     # Inside.
 
     def _target_status(self, index: int, quality: Quality) -> TargetStatus:
+        target = self.settings.probe.targets[index]
         return TargetStatus(
-            target=self.settings.probe.targets[index].text,
-            address=self._address(index)[0],
+            target=target.text,
+            address=self._address(target)[0] or None,
             loss=quality.loss,
             rtt=quality.rtt,
             jitter=quality.jitter,
-            evidence=self._windows[index].evidence(),
-            reason=self._failures[index],
+            evidence=self._targets.evidence(index),
+            reason=self._targets.failure(index),
         )
 
-    def _address(self, index: int) -> tuple[str | None, str]:
-        target = self.settings.probe.targets[index]
-        return self._reach.address_of(target.address, target.family)
+    def _address(self, target: Target) -> tuple[str | None, str]:
+        return ("", "") if target.name else self._reach.address_of(target.address, target.family)
 
     def _pace(self) -> float:
         probe = self.settings.probe
         return probe.suspect_interval if self.verdict in ("UNKNOWN", "FALLING") else probe.interval
 
     def _schedule(self) -> None:
-        self.deadline = min([self._next_send, self._reach.deadline(), *(r.due for r in self._open)])
+        drained_until = self._drained_until if self.drained else inf
+        dues = [r.due for r in self._rounds.open]
+        self.deadline = min(
+            [self._next_send, self._reach.deadline(), self._missing_at, self._grade_at, drained_until, *dues]
+        )
 
     def _refresh(self, now: float, out: list[Transition]) -> None:
         """Recomputes what the facts allow."""
@@ -279,9 +284,8 @@ class UplinkState:
         if missing:
             self._signal("lost", missing, now, out)
             self._rounds.clear()
-            self._open.clear()
-            self._next_send = inf
-            self._good = self._bad = 0
+            self._damping.bad(now, certain=True)
+            self._next_send = self._missing_at = inf
         elif before:
             self._next_send = now
             if self.verdict == "DOWN":
@@ -290,11 +294,9 @@ class UplinkState:
         self._schedule()
 
     def _fail(self, round_: Round, failure: Failure, now: float, out: list[Transition]) -> None:
-        lost = failure.kind in ("unreachable", "no-route")
-        self._windows[failure.target].settle(failure.round, "lost" if lost else "unsent")
-        self._failures[failure.target] = failure.text
+        self._targets.failed(failure.target, failure.round, failure.kind in LOST, failure.text)
         round_.failures += 1
-        round_.void += failure.kind in _VOID
+        round_.void += failure.kind in VOID
         probe = self.settings.probe
         all_in = round_.replies + round_.failures == len(probe.targets)
         if all_in or (round_.good is None and len(probe.targets) - round_.failures < probe.quorum):
@@ -302,53 +304,45 @@ class UplinkState:
 
     def _close(self, round_: Round, now: float, out: list[Transition]) -> None:
         """The round is due, or can't become good in time; targets that are silent until now have lost their probe."""
-        if round_ not in self._open:
+        if not self._rounds.close(round_):
             return
-        self._open.remove(round_)
-        for index, window in enumerate(self._windows):
-            if window.settle(round_.number, "lost"):
-                self._failures[index] = "no reply"
+        self._targets.due(round_.number, self._doubt)
         if round_.good is None:
             self._judge(round_, False, now, out)
         self._schedule()
 
     def _judge(self, round_: Round, good: bool, now: float, out: list[Transition]) -> None:
-        round_.good = good
-        probe = self.settings.probe
-        if not good and round_.void and round_.replies + round_.void == len(self._windows):
-            round_.is_void = True
-            self._remark = f"{self._failure_text()}; the verdict stays as it was"
+        probe, rounds = self.settings.probe, self._rounds
+        kept_here = round_.void and round_.replies + round_.void == len(self._targets)
+        if not good and (kept_here or self._doubt):
+            round_.good, round_.is_void = False, True
+            self._remark = f"{self._doubt or self._failure_text()}; the verdict stays as it was"
             return
         self._remark = ""
+        if not rounds.judge(round_, good):
+            still = self._missing_at < inf and rounds.bad >= probe.fall
+            self._missing_at = rounds.bad_since + PATIENCE if still else inf
+            return
         if good:
-            self._newest_good = max(self._newest_good, round_.number)
-            if round_.number < self._newest_bad:
-                # Bad rounds sent after this one stay as many as they are, however late its reply came.
-                later = [r for r in self._rounds.values() if r.number > round_.number]
-                self._bad = sum(r.good is False and not r.is_void for r in later)
-                if self._bad:
-                    return
-            self._bad = 0
-            if self._good == 0:
-                self._rising_since = now
-            self._good += 1
-            held = self.verdict == "UNKNOWN" or now - self._rising_since >= self.hold
-            proven = self._good >= probe.rise and held
-            self._signal("proven" if proven else "good", f"{self._good} of {self._good} probes answered", now, out)
-        elif round_.number > self._newest_good:
-            self._newest_bad = max(self._newest_bad, round_.number)
-            self._good = 0
-            self._bad += 1
-            failed = self._bad >= probe.fall
+            self._missing_at = inf
+            self._damping.good(now)
+            held = self.verdict == "UNKNOWN" or self._damping.held(probe, now)
+            proven = rounds.good >= probe.rise and held
+            self._signal("proven" if proven else "good", f"{rounds.good} of {rounds.good} probes answered", now, out)
+        else:
+            failed = rounds.bad >= probe.fall
+            self._damping.bad(now, certain=failed)
+            self._missing_at = inf
+            if failed and self.verdict == "FALLING" and probe.timeout is None and not round_.failures:
+                # Round trips may have become longer at this very moment: replies are late, and not missing yet.
+                self._missing_at = rounds.bad_since + PATIENCE
+                failed = now >= self._missing_at
             self._signal("failed" if failed else "bad", self._failure_text(), now, out)
         self._schedule()
 
     def _failure_text(self) -> str:
         """Why rounds are bad: what was said about them, or that nothing was."""
-        said = [text for text in self._failures if text not in ("", "no reply")]
-        if said:
-            return said[-1]
-        return f"{self._bad} of {self._bad} probes lost"
+        return self._targets.said() or f"{self._rounds.bad} of {self._rounds.bad} probes lost"
 
     def _signal(self, signal: Signal, reason: str, now: float, out: list[Transition]) -> None:
         was, verdict = self.verdict, TABLE[self.verdict][signal]
@@ -361,39 +355,46 @@ class UplinkState:
         if verdict != was:
             # A round at the new pace may be due sooner than the one that was planned at the old.
             self._next_send = min(self._next_send, max(now, self._last_send + self._pace()))
-        usable = verdict in CARRIES and not self._reach.missing
-        if usable == self.usable and not (first and verdict == "DOWN"):
+        carries, usable = verdict in CARRIES and not self._reach.missing, self.usable
+        if carries == self.carries and not (first and verdict == "DOWN"):
             return
-        if usable:
+        if carries:
             self._up_since = now
-        elif self.usable:
+            self._grade_at = now + self.settings.probe.window / 2
+        elif self.carries:
             self.down_since = now
-            stable = int((now - self._up_since) // max(self.settings.probe.hold_max, 1.0))
-            self._flaps = max(0, self._flaps - stable) + 1
+            self._damping.failed(now)
+            self._grade_at, self.degraded = inf, ""
+        self.carries = carries
+        out.append(self._transition("uplink_up" if carries else "uplink_down", was, reason, usable, now))
+
+    def _grade(self, now: float, out: list[Transition]) -> None:
+        """Whether it is degraded, once half a window is filled; what was lost before it was up does not count."""
+        if not self.carries:
+            return
+        filled = self._up_since + self.settings.probe.window / 2
+        self._grade_at = max(now + GRADE_EVERY, filled)
+        if now < filled:
+            return
+        probe, was = self.settings.probe, self.degraded
+        self.degraded = poor(probe.degrade, self._targets.qualities(now, self._up_since), probe.quorum, bool(was))
+        if bool(was) != bool(self.degraded):
+            event: Event = "uplink_degraded" if self.degraded else "uplink_restored"
+            reason = self.degraded or "its quality is good again"
+            out.append(self._transition(event, self.verdict, reason, self.usable, now))
+
+    def _transition(self, event: Event, was: Verdict, reason: str, usable: bool, now: float) -> Transition:
+        """`usable`: whether it was."""
         if usable != self.usable:
             self.transitions += 1
             self.last_transition = self.since = now
-        self.usable = usable
-        out.append(
-            Transition(
-                event="uplink_up" if usable else "uplink_down",
-                uplink=self.settings.name,
-                at=now,
-                was=was,
-                now=verdict,
-                reason=reason,
-                evidence=self.evidence(),
-                usable=(),
-            )
+        return Transition(
+            event=event,
+            uplink=self.settings.name,
+            at=now,
+            was=was,
+            now=self.verdict,
+            reason=reason,
+            evidence=self._rounds.evidence(),
+            usable=(),
         )
-
-
-def _gateway_text(gateway: Gateway | None) -> str | None:
-    if gateway is None:
-        return None
-    return gateway.address if gateway.address is not None else "none"
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 Fate = Literal["pending", "answered", "lost", "unsent"]
 MARKS: dict[Fate, str] = {"answered": ".", "lost": "!", "unsent": "x", "pending": "?"}
 
-TIMEOUT_MIN = 0.2
+TIMEOUT_MIN = 0.1
 TIMEOUT_MAX = 1.0
 
 
@@ -28,6 +29,8 @@ class Quality:
     loss: float | None
     rtt: float | None
     jitter: float | None
+    known: int = 0
+    """Of how many probes."""
 
 
 class Window:
@@ -80,12 +83,14 @@ class Window:
             return TIMEOUT_MAX
         return min(TIMEOUT_MAX, max(TIMEOUT_MIN, self._srtt + 4 * self._rttvar))
 
-    def quality(self, now: float) -> Quality:
+    def quality(self, now: float, since: float = -inf) -> Quality:
+        """Of the window, or of its part since a given time."""
+        since = max(since, now - self.seconds)
         answered = lost = 0
         total = differences = 0.0
         previous: float | None = None
         for sample in self._samples:
-            if sample.sent < now - self.seconds:
+            if sample.sent < since:
                 continue
             if sample.fate == "lost":
                 lost += 1
@@ -99,9 +104,16 @@ class Window:
             loss=lost / (answered + lost) if answered + lost else None,
             rtt=total / answered if answered else None,
             jitter=differences / (answered - 1) if answered > 1 else None,
+            known=answered + lost,
         )
 
     def evidence(self, length: int = 20) -> str:
         """The newest probes, newest last."""
         samples = self._samples
         return "".join(MARKS[samples[i].fate] for i in range(max(0, len(samples) - length), len(samples)))
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None

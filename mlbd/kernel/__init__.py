@@ -127,6 +127,10 @@ class LinuxKernel:
         """Packets by the name of each nftables counter. Raises OSError."""
         return self._nftables.counters()
 
+    def neighbour_overflows(self) -> int:
+        """How often a table of neighbours was full, since the system started. Raises OSError."""
+        return self._routing.neighbour_overflows()
+
     def nft_generation(self) -> int:
         """A number that changes with every nftables transaction, also of others. Cheap. Raises OSError."""
         return self._nftables.generation()

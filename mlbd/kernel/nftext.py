@@ -118,10 +118,14 @@ def _elements(change: Change) -> Iterator[str]:
             yield f'delete element inet mlbd saved {{ "{_scope(scope)}" }}'
 
 
+SHORT = {"ignore_routes_with_linkdown": "linkdown"}
+"""Names of sysctls as comments have them, where there is little room."""
+
+
 def _comment(saved: Saved) -> str:
     if not all(_VALUE.fullmatch(part) for pair in saved.values for part in pair):
         raise ValueError(f"{saved.values} can't be kept in an nftables comment")
-    text = " ".join(f"{name}={value}" for name, value in saved.values)
+    text = " ".join(f"{SHORT.get(name, name)}={value}" for name, value in saved.values)
     if len(text) >= _COMMENT_LIMIT:
         raise ValueError(f"{text!r} is too long for an nftables comment")
     return f' comment "{text}"' if text else ""

@@ -30,7 +30,7 @@ from mlbd.core.settings import Family
 from mlbd.core.state import AddressSet, Chain, Counter, Helper, Hook, MarkSet, Nft, Saved, SlotMap, Statement
 from mlbd.kernel.netlink import HEADER, NETLINK_NETFILTER, RefusedError, Requests, attributes, each_attribute, text
 from mlbd.kernel.netlink import number as host_number
-from mlbd.kernel.nftext import ADDRESSES, ODD
+from mlbd.kernel.nftext import ADDRESSES, ODD, SHORT
 
 _SUBSYSTEM = 10 << 8
 """NFNL_SUBSYS_NFTABLES."""
@@ -241,9 +241,12 @@ def _slot(data: bytes) -> str:
     return "" if code == _CONTINUE else ODD
 
 
+_LONG = {short: name for name, short in SHORT.items()}
+
+
 def _saved(element: dict[int, bytes]) -> Saved:
     pairs = (part.partition("=") for part in _comment(element.get(_ELEMENT_USERDATA, b"")).split())
-    return Saved(text(_key(element)), tuple(sorted((name, value) for name, _, value in pairs)))
+    return Saved(text(_key(element)), tuple(sorted((_LONG.get(name, name), value) for name, _, value in pairs)))
 
 
 def _object(found: dict[int, bytes]) -> Nft:

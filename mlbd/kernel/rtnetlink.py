@@ -9,7 +9,7 @@ from mlbd.core.plan import Change
 from mlbd.core.ports import Observation
 from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import KernelState, Route, Rule
-from mlbd.kernel import links, routes, rules
+from mlbd.kernel import links, neighbours, routes, rules
 from mlbd.kernel.netlink import CREATE, EXCL, REPLACE, RefusedError, Requests
 from mlbd.kernel.rules import ListedRule, Listing
 
@@ -56,6 +56,10 @@ class RtNetlink:
             tuple(route for each in read for route in each.wide),
             min(each.expires for each in read),
         )
+
+    def neighbour_overflows(self) -> int:
+        """How often a table of neighbours was full, since the system started; of all network namespaces."""
+        return sum(map(neighbours.overflows, self._requests.dump(neighbours.GET, neighbours.DUMP_REQUEST)))
 
     def change(self, change: Change) -> None:
         """Make one change of a route or a rule. Raises OSError, LookupError or ValueError, which say why not."""

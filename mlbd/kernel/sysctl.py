@@ -1,4 +1,4 @@
-"""The settings that mlbd changes: four of an uplink's interface, and how multipath routes spread.
+"""The settings that mlbd changes: those of an uplink's interface, and how multipath routes spread.
 
 /proc/sys/net shows the network namespace of the process that opens it. A file is a path component per part of the
 name, so a dot in an interface name needs no care here, as it does for sysctl(8).
@@ -13,7 +13,15 @@ from pathlib import Path
 
 from mlbd.core.state import OF_IPV6, Sysctl
 
-NAMES = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
+NAMES = (
+    "arp_announce",
+    "arp_filter",
+    "arp_ignore",
+    "ignore_routes_with_linkdown",
+    "promote_secondaries",
+    "src_valid_mark",
+    "use_oif_addrs_only",
+)
 GLOBAL_SCOPES = ("/ipv4", "/ipv6")
 GLOBAL_NAMES = ("fib_multipath_hash_fields", "fib_multipath_hash_policy")
 """The former from Linux 5.12 on."""

@@ -49,7 +49,7 @@ class Daemon:
 
     def configure(self, config: str) -> None:
         """Write the file anew; `reload` makes a running daemon read it."""
-        keys = {"control": self.control, "metrics": self._metrics}
+        keys = {"control": self.control, "metrics": self._metrics, "hooks": self.directory / "hooks.d"}
         self.file.write_text(_with_daemon_keys(config, {key: str(value) for key, value in keys.items()}))
 
     @property

@@ -1,7 +1,12 @@
 """The prober: sends what the core orders, reports what comes back. It decides nothing and imports only the core.
 
-`prober` owns the sockets and matches what arrives to what was sent; `echo_socket` opens one raw socket the way probes
-need it; `message` takes received ICMP messages apart; `errors` turns numbers into kinds and sentences.
+prober         takes orders and hands them on by kind
+echo           icmp: long-lived raw sockets (`echo_socket`); matches what arrives (`message`) to what was sent
+neighbours     neighbour: the same by `arp` and `solicitation`
+connect, queries, web
+               tcp, dns, http: for each probe a task (`attempts`) with a socket of its own (`sockets`)
+names          addresses of host names, asked by the uplink that is probed
+errors         numbers as kinds and sentences
 """
 
 from mlbd.probe.prober import Prober

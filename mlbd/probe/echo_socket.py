@@ -13,7 +13,6 @@ space, when the event loop gets to it, and matches by identifier and sequence on
 
 from __future__ import annotations
 
-import array
 import socket
 import struct
 from collections.abc import Iterable
@@ -22,40 +21,33 @@ from icmplib import ICMPv4Socket, ICMPv6Socket
 from icmplib.exceptions import ICMPSocketError
 
 from mlbd.core.settings import Family
+from mlbd.probe import filters as f
+from mlbd.probe.timing import STAMP_SIZE, stamp, stamped
 
 _SOL_RAW = 255
 _ICMP_FILTER = 1
 _ICMP6_FILTER = 1
-_SO_ATTACH_FILTER = 26
-_SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("@ll")
-_ANCILLARY_SIZE = socket.CMSG_SPACE(_TIMESPEC.size)
 _BIGGEST = 2048
 """More than any reply to our requests and any quotation of them."""
 
-# Classic BPF (Linux: Documentation/networking/filter.rst), as (code, jump if true, jump if false, operand).
-_Instruction = tuple[int, int, int, int]
-_LDX_IP_HEADER_LENGTH, _LD_BYTE_AT_X, _LD_HALF_AT_X, _LD_BYTE, _LD_HALF = 0xB1, 0x50, 0x48, 0x30, 0x28
-_AND, _SHIFT_LEFT, _ADD, _ADD_X, _TO_X, _JUMP_IF_EQUAL, _JUMP, _RETURN = 0x54, 0x64, 0x04, 0x0C, 0x07, 0x15, 0x05, 0x06
-
-_LOAD_IDENTIFIER4: list[_Instruction] = [
-    (_LDX_IP_HEADER_LENGTH, 0, 0, 0),
-    (_LD_BYTE_AT_X, 0, 0, 0),
-    (_JUMP_IF_EQUAL, 6, 0, 0),  # an echo reply has its own identifier; an error has it in the request it quotes
-    (_LD_BYTE_AT_X, 0, 0, 8),
-    (_AND, 0, 0, 15),
-    (_SHIFT_LEFT, 0, 0, 2),
-    (_ADD_X, 0, 0, 0),
-    (_ADD, 0, 0, 8),
-    (_TO_X, 0, 0, 0),
-    (_LD_HALF_AT_X, 0, 0, 4),
+_LOAD_IDENTIFIER4: list[f.Instruction] = [
+    (f.LDX_IP_HEADER_LENGTH, 0, 0, 0),
+    (f.LD_BYTE_AT_X, 0, 0, 0),
+    (f.JUMP_IF_EQUAL, 6, 0, 0),  # an echo reply has its own identifier; an error has it in the request it quotes
+    (f.LD_BYTE_AT_X, 0, 0, 8),
+    (f.AND, 0, 0, 15),
+    (f.SHIFT_LEFT, 0, 0, 2),
+    (f.ADD_X, 0, 0, 0),
+    (f.ADD, 0, 0, 8),
+    (f.TO_X, 0, 0, 0),
+    (f.LD_HALF_AT_X, 0, 0, 4),
 ]
-_LOAD_IDENTIFIER6: list[_Instruction] = [
-    (_LD_BYTE, 0, 0, 0),
-    (_JUMP_IF_EQUAL, 0, 2, 129),
-    (_LD_HALF, 0, 0, 4),
-    (_JUMP, 0, 0, 1),
-    (_LD_HALF, 0, 0, 8 + 40 + 4),
+_LOAD_IDENTIFIER6: list[f.Instruction] = [
+    (f.LD_BYTE, 0, 0, 0),
+    (f.JUMP_IF_EQUAL, 0, 2, 129),
+    (f.LD_HALF, 0, 0, 4),
+    (f.JUMP, 0, 0, 1),
+    (f.LD_HALF, 0, 0, 8 + 40 + 4),
 ]
 
 
@@ -91,7 +83,7 @@ def _prepared(made: socket.socket, device: str, level: int, option: int, types: 
     try:
         made.setsockopt(level, option, types)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-        made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        stamp(made)
         made.setblocking(False)
     except OSError:
         made.close()
@@ -118,13 +110,7 @@ class EchoSocket:
 
     def listen_for(self, identifiers: Iterable[int]) -> None:
         """Let in only what concerns echo requests with these identifiers (at most 200). Replaces the filter before."""
-        wanted = list(identifiers)
-        program = [*self._load]
-        program += [(_JUMP_IF_EQUAL, len(wanted) - n, 0, identifier) for n, identifier in enumerate(wanted)]
-        program += [(_RETURN, 0, 0, 0), (_RETURN, 0, 0, 0xFFFF)]
-        code = array.array("B", b"".join(struct.pack("@HBBI", *instruction) for instruction in program))
-        address, _ = code.buffer_info()
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program), address))
+        f.let_in(self._socket, self._load, identifiers)
 
     def send(self, identifier: int, sequence: int, payload: bytes, address: str) -> None:
         """Send an echo request; a link-local address is meant on the device. Raises OSError."""
@@ -135,13 +121,8 @@ class EchoSocket:
 
         Raises BlockingIOError when there is nothing.
         """
-        data, ancillary, _flags, source = self._socket.recvmsg(_BIGGEST, _ANCILLARY_SIZE)
-        at = 0
-        for level, kind, value in ancillary:
-            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS and len(value) == _TIMESPEC.size:
-                seconds, nanoseconds = _TIMESPEC.unpack(value)
-                at = seconds * 1_000_000_000 + nanoseconds
-        return data, source[0].partition("%")[0], at
+        data, ancillary, _flags, source = self._socket.recvmsg(_BIGGEST, STAMP_SIZE)
+        return data, source[0].partition("%")[0], stamped(ancillary)
 
     def close(self) -> None:
         self._icmp.close()

@@ -1,4 +1,4 @@
-"""Why a probe could not be sent: the errno of a raw socket as a `FailureKind` and a sentence for a person."""
+"""Why a probe could not be sent or was turned away: an errno as a `FailureKind` and a sentence for a person."""
 
 from __future__ import annotations
 
@@ -38,8 +38,40 @@ _TEXTS = {
 }
 
 
+_HEARD: dict[int, tuple[FailureKind, str]] = {
+    errno.ECONNREFUSED: ("refused", "{address} refuses port {port}"),
+    errno.ECONNRESET: ("refused", "{address} broke the connection off"),
+    errno.EPIPE: ("refused", "{address} broke the connection off"),
+    errno.EHOSTUNREACH: ("unreachable", "{address} by {interface}, says a router, or nobody there has this address"),
+    errno.EHOSTDOWN: ("unreachable", "{address} by {interface}, says a router"),
+    errno.ENETUNREACH: ("unreachable", "{address} by {interface}, says a router"),
+    errno.ENONET: ("unreachable", "{address} by {interface}, says a router"),
+    errno.ENOPROTOOPT: ("unreachable", "{address} by {interface}, says a router"),
+}
+"""What ICMP errors become (icmp_err_convert in net/ipv4/icmp.c, icmpv6_err_convert in net/ipv6/icmp.c), and resets."""
+
+
+class ProbeError(Exception):
+    """The probe could not be sent, or something else than the wanted reply came back for it."""
+
+    def __init__(self, kind: FailureKind, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+
+
+def heard(error: OSError, order: Order) -> ProbeError:
+    """An error that a socket reported after something had been sent by it."""
+    known = _HEARD.get(error.errno or 0)
+    if known is None:
+        return ProbeError(*sending(error, order))
+    kind, text = known
+    said = text.format(address=order.address, interface=order.interface, port=order.ask.port)
+    return ProbeError(kind, f"{errno.errorcode[error.errno or 0]}: {said}")
+
+
 def sending(error: OSError, order: Order) -> tuple[FailureKind, str]:
-    """The kind and the text of an error that `sendto` gave for this order."""
+    """The kind and the text of an error that sending gave for this order."""
     return _KINDS.get(error.errno or 0, "other"), _sentence(error, order)
 
 

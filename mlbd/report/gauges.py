@@ -57,6 +57,7 @@ def _about_uplinks(status: Status) -> Iterator[Metric]:
 _GAUGES = {
     "usable": "1 if it carries traffic.",
     "degraded": "1 if it is used only where nothing better is.",
+    "drained": "1 if it gets no new connections because somebody said so.",
     "carrier": "1 if its interface exists and has carrier.",
     "loss_ratio": "Ratio of probes lost in the window.",
     "rtt_seconds": "Mean round trip in the window.",
@@ -70,6 +71,7 @@ def _values(uplink: UplinkStatus) -> dict[str, float | None]:
     return {
         "usable": uplink.usable,
         "degraded": uplink.degraded,
+        "drained": uplink.drained,
         "carrier": bool(uplink.carrier),
         "loss_ratio": uplink.loss,
         "rtt_seconds": uplink.rtt,

@@ -69,7 +69,7 @@ class Log:
             "usable": list(transition.usable),
             "took_ms": None if took is None else round(took * 1000, 3),
         }
-        write = self.warning if transition.event == "uplink_down" else self.info
+        write = self.warning if transition.event in ("uplink_down", "uplink_degraded") else self.info
         write(transition.event, **fields)
 
 
@@ -89,12 +89,13 @@ class _FromLogging(logging.Handler):
 def _sentence(record: Mapping[str, Any]) -> str:
     """The record for a person, without its level."""
     event = record["event"]
-    if event in ("uplink_up", "uplink_down"):
+    if event.startswith("uplink_"):
         left = ", ".join(record["usable"]) or "none"
         evidence = f" [{record['evidence']}]" if record["evidence"] else ""
         took = "" if record["took_ms"] is None else f", took {record['took_ms']:.1f} ms"
+        verdicts = f" ({record['from']} -> {record['to']})" if record["from"] != record["to"] else ""
         return (
-            f"{record['uplink']} is {event.removeprefix('uplink_')} ({record['from']} -> {record['to']}): "
+            f"{record['uplink']} is {event.removeprefix('uplink_')}{verdicts}: "
             f"{record['reason']}{evidence}; usable: {left}{took}"
         )
     reason = f": {record['reason']}" if record.get("reason") else ""

@@ -84,6 +84,7 @@ class Metrics:
             "mlbd_flows_flushed", "Times that connections of an uplink were cut loose.", ("uplink",), registry=registry
         )
         self._overruns = Counter("mlbd_netlink_overruns", "Times netlink messages were lost.", registry=registry)
+        self._hook_runs = Counter("mlbd_hook_runs", "Runs of hooks by result.", ("result",), registry=registry)
         self._reload_ok = Gauge(
             "mlbd_config_last_reload_successful", "1 if the configuration was last read well.", registry=registry
         )
@@ -134,6 +135,10 @@ class Metrics:
 
     def overrun(self) -> None:
         self._overruns.inc()
+
+    def hook_ran(self, result: str) -> None:
+        """ok, failed, timeout or refused."""
+        self._hook_runs.labels(result).inc()
 
     def reloaded(self, successful: bool) -> None:
         """Call it when `status` shows the new configuration: targets are looked up anew, vanished ones end."""
@@ -192,6 +197,11 @@ class _Scrape(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._metrics.families()
+
+
+def received_bytes() -> dict[str, int]:
+    """By interface. Raises OSError."""
+    return {name: received for name, (received, _) in device_bytes(_DEVICES.read_text()).items()}
 
 
 def device_bytes(table: str) -> dict[str, tuple[int, int]]:

@@ -22,7 +22,12 @@ def render(status: Status | Mapping[str, Any], *, colour: bool = False, now: flo
     """Several lines without a final newline. Takes a `Status` or what `mlbd status --json` says. `now`: Unix time."""
     known = status if isinstance(status, Status) else msgspec.convert(status, Status)
     at = time.time() if now is None else now
-    parts = [_headline(known, at, colour), _uplinks(known.uplinks, at, colour), _policies(known.policies, colour)]
+    parts = [
+        _headline(known, at, colour),
+        _uplinks(known.uplinks, at, colour),
+        _targets(known.uplinks),
+        _policies(known.policies, colour),
+    ]
     parts += [_paint(f"warning: {clean(w)}", _YELLOW, colour) for w in known.warnings]
     if known.last_cycle is not None:
         parts += [_paint(f"error: {clean(e)}", _RED, colour) for e in known.last_cycle.errors]
@@ -71,6 +76,28 @@ def _row(uplink: UplinkStatus, now: float) -> tuple[str, ...]:
         ago(now - uplink.since),
         clean(uplink.reason),
     )
+
+
+def _targets(uplinks: Sequence[UplinkStatus]) -> str:
+    """Of uplinks with several; of one target, the uplink's line says it all."""
+    rows = [
+        (
+            uplink.name,
+            clean(target.target),
+            target.evidence,
+            percent(target.loss),
+            milliseconds(target.rtt),
+            clean(target.reason),
+        )
+        for uplink in uplinks
+        for target in uplink.targets
+        if len(uplink.targets) > 1
+    ]
+    if not rows:
+        return ""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "".join(f"target {line}\n" for line in lines)
 
 
 def _policies(policies: Sequence[PolicyStatus], colour: bool) -> str:

@@ -23,7 +23,7 @@ PER_PACKET = (
     'offered; "round-robin" gives connections in turn'
 )
 KNOWN_TABLES = "known here: uplink, probe, policy, rule, conntrack, daemon"
-TARGET = 'expected "gateway" or an IP address'
+TARGET = 'expected "gateway" or an IP address, "arp:" and one of these, or a tcp://, dns://, http:// or https:// URL'
 MASK = "expected a mask of eight bits in a row, such as 0xff000000"
 METRICS = 'expected "off" or "address:port", such as "127.0.0.1:9617" or "[::1]:9617"'
 PROTOCOL = "expected a whole number from 5 to 255 that no other program uses"
@@ -92,7 +92,6 @@ def test_key_of_an_uplink(line: str) -> None:
     assert messages(A + line) == [f"f:4: uplink[0].{UPLINK_LINES[line]}"]
 
 
-UNKNOWN_TARGET = f"{TARGET}; not a target this version knows"
 NOBODY = f"{TARGET}; a multicast or broadcast address names nobody in particular"
 ELSEWHERE = "a link-local address means something else on every link"
 
@@ -150,9 +149,9 @@ REST = {
     ),
     "what is no table": ("uplink = [1]", ["f:1: uplink[0]: found 1, expected one table"]),
     "what later versions know": (
-        A + "hooks = 1\n[[bond]]\n[teql]",
+        A + "shaper = 1\n[[bond]]\n[teql]",
         [
-            "f:4: uplink[0].hooks: unknown key; " + UPLINK_KEYS,
+            "f:4: uplink[0].shaper: unknown key; " + UPLINK_KEYS,
             f"f:5: bond: unknown key; {KNOWN_TABLES}",
             f"f:6: teql: unknown key; {KNOWN_TABLES}",
         ],
@@ -256,11 +255,12 @@ REST = {
         ],
     ),
     "targets": (
-        A + '[probe]\ntargets = ["gatway", "tcp://192.0.2.1:443",\n"127.0.0.1", "ff02::1", "0.0.0.0", "fe80::1", '
+        A + '[probe]\ntargets = ["gatway", "tcp://192.0.2.1",\n"127.0.0.1", "ff02::1", "0.0.0.0", "fe80::1", '
         '"255.255.255.255", "::ffff:192.0.2.1",\n"2001:db8::1", "2001:DB8:0::1", 1]',
         [
-            f'f:5: probe.targets[0]: found "gatway", {UNKNOWN_TARGET}; did you mean "gateway"?',
-            f'f:5: probe.targets[1]: found "tcp://192.0.2.1:443", {UNKNOWN_TARGET}',
+            f'f:5: probe.targets[0]: found "gatway", {TARGET}; did you mean "gateway"?',
+            'f:5: probe.targets[1]: found "tcp://192.0.2.1", expected a target such as "tcp://192.0.2.1:443"; which '
+            "port?",
             f'f:6: probe.targets[2]: found "127.0.0.1", {TARGET}; a loopback address is this router itself',
             f'f:6: probe.targets[3]: found "ff02::1", {NOBODY}',
             f'f:6: probe.targets[4]: found "0.0.0.0", {TARGET}; the unspecified address names nobody',

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "etc/mlbd.toml").read_text()
 DOCUMENT = (ROOT / "docs/configuration.md").read_text()
 
+KNOWN = {table.name: table for each in TABLES for table in (each, *each.inner)}
+"""All tables, also those inside others."""
+
 DEFAULTS = "\n".join(line.removeprefix("#") for line in REFERENCE.split("\n") if not line.startswith("# "))
 """The reference configuration with every default set."""
 
@@ -28,14 +31,17 @@ def shown() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for name, value in tomllib.loads(DEFAULTS).items():
         for table in value if isinstance(value, list) else [value]:
-            found[name] = {key: item for key, item in table.items() if key != "probe"} | found.get(name, {})
+            if "degrade" in table:
+                found["degrade"] = table["degrade"]
+            plain = {key: item for key, item in table.items() if key not in ("probe", "degrade")}
+            found[name] = plain | found.get(name, {})
     return found
 
 
 def test_reference_has_every_key() -> None:
     """Every key of the schema stands in etc/mlbd.toml, in the schema's order, and nothing else does."""
     assert {name: list(keys) for name, keys in shown().items()} == {
-        table.name: [key.name for key in table.keys] for table in TABLES
+        table.name: [key.name for key in table.keys] for table in KNOWN.values()
     }
 
 
@@ -44,10 +50,10 @@ def test_reference_shows_defaults() -> None:
     table, wrong = "", []
     for line in REFERENCE.split("\n"):
         if heading := re.match(r"#?\[+([a-z.]+)\]", line):
-            table = heading[1].removeprefix("uplink.")
+            table = heading[1].rpartition(".")[2]
         elif line.startswith("#") and not line.startswith(("# ", "#[")) and line != "#":
             ((name, value),) = tomllib.loads(line[1:]).items()
-            key = next(table_ for table_ in TABLES if table_.name == table).key(name)
+            key = KNOWN[table].key(name)
             if not isinstance(key.default, Absent) and (key.default, type(key.default)) != (value, type(value)):
                 wrong.append(line)
     assert wrong == []
@@ -65,7 +71,9 @@ def test_reference_means_the_defaults() -> None:
 def test_tables_of_the_documentation() -> None:
     """The tables in docs/configuration.md are the schema's: `python -m mlbd.config.reference FILE` renews them."""
     assert renewed(DOCUMENT) == DOCUMENT
-    assert re.findall(r"<!-- keys: (\w+) -->\n\| key", DOCUMENT) == [table.name for table in TABLES]
+    assert re.findall(r"<!-- keys: (\w+) -->\n\| key", DOCUMENT) == [
+        "uplink", "probe", "degrade", "policy", "rule", "conntrack", "daemon",
+    ]  # fmt: skip
 
 
 def test_examples_of_the_documentation() -> None:

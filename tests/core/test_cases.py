@@ -20,12 +20,12 @@ import pytest
 
 from mlbd.config import parse
 from mlbd.core.describe import describe_object
-from mlbd.core.desired import FIVE_TUPLE, OF_ADDRESSED
+from mlbd.core.desired import FIVE_TUPLE
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.plan import apply, plan
 from mlbd.core.settings import Settings
 from mlbd.core.state import Chain, KernelState, Sysctl
-from tests.core.world import RTT, Answer, World
+from tests.core.world import RTT, SYSCTLS, Answer, World
 
 FATES: dict[str, Answer] = {"good": RTT, "lost": None, "firewall": "firewall"}
 CASES = sorted(path.parent for path in (Path(__file__).parent.parent / "cases").glob("*/story.txt"))
@@ -65,7 +65,7 @@ def tell(case: Path) -> KernelState:
                 world.interfaces.pop(name, None)
                 if words != ["gone"]:
                     world.interfaces[name] = interface(name, 10 + len(world.interfaces), words)
-                    new = [Sysctl(name, s, "0") for s in OF_ADDRESSED if ("sysctl", name, s) not in kernel]
+                    new = [Sysctl(name, s, "0") for s in SYSCTLS if ("sysctl", name, s) not in kernel]
                     kernel = KernelState([*kernel.values(), *new])
                 continue
             case ["good" | "lost" | "firewall" as fate, name]:

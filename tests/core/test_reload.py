@@ -70,7 +70,7 @@ def test_other_interface_is_proven_anew() -> None:
 def test_reload_acts_on_new_thresholds() -> None:
     """The next failure is judged by the new file."""
     world = three()
-    world.load(settings(replace(A, probe=Probe(fall=1)), B, C))
+    world.load(settings(replace(A, probe=Probe(fall=1, timeout=0.5)), B, C))
     world.wait(1.0)
     world.answers["a"] = None
     (transition,) = world.wait(2.0)

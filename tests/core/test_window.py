@@ -28,11 +28,11 @@ def window(fates: str, rtts: list[float] | None = None) -> Window:
         ("", [], Quality(None, None, None)),
         ("??", [], Quality(None, None, None)),
         ("xx", [], Quality(None, None, None)),
-        (".", [0.02], Quality(0.0, 0.02, None)),
-        ("!", [], Quality(1.0, None, None)),
-        (".!.!", [0.1, 0.3], Quality(0.5, 0.2, 0.2)),
-        ("...", [0.1, 0.2, 0.4], Quality(0.0, 0.7 / 3, 0.15)),
-        (".xx?", [0.1], Quality(0.0, 0.1, None)),
+        (".", [0.02], Quality(0.0, 0.02, None, 1)),
+        ("!", [], Quality(1.0, None, None, 1)),
+        (".!.!", [0.1, 0.3], Quality(0.5, 0.2, 0.2, 4)),
+        ("...", [0.1, 0.2, 0.4], Quality(0.0, 0.7 / 3, 0.15, 3)),
+        (".xx?", [0.1], Quality(0.0, 0.1, None, 1)),
     ],
 )
 def test_quality(fates: str, rtts: list[float], expected: Quality) -> None:
@@ -72,7 +72,7 @@ def test_fate_is_settled_once() -> None:
 
 def test_old_probes_do_not_count_even_if_none_is_sent() -> None:
     """Quality is of the last `seconds`, also when probing has stopped."""
-    assert window("!!..").quality(61.5) == Quality(0.0, 0.01, 0.0)
+    assert window("!!..").quality(61.5) == Quality(0.0, 0.01, 0.0, 2)
     assert window("!!..").quality(100.0) == Quality(None, None, None)
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from math import inf
 
 from mlbd.core.decision import Decision
-from mlbd.core.desired import OF_ADDRESSED, desired
+from mlbd.core.desired import OF_ADDRESSED, OF_NEIGHBOURS, desired
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.layout import NOBODY, Identities
 from mlbd.core.plan import apply, plan
@@ -29,6 +29,8 @@ FAR2 = Target("192.0.2.2", "192.0.2.2", 4)
 CONNTRACK, DAEMON = Conntrack(), Daemon()
 
 BEGIN = 1000.0
+SYSCTLS = (*OF_ADDRESSED, *OF_NEIGHBOURS)
+"""Of an interface."""
 HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
 """As Linux has them."""
 RTT = 0.01
@@ -169,7 +171,7 @@ class World:
 
     def untouched(self) -> KernelState:
         """A kernel that nobody has touched: only sysctls."""
-        of_interfaces = [Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in OF_ADDRESSED]
+        of_interfaces = [Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in SYSCTLS]
         return KernelState([*of_interfaces, *(Sysctl(s, *pair) for s in ("/ipv4", "/ipv6") for pair in HASH_DEFAULTS)])
 
     def kernel(self) -> KernelState:

@@ -171,7 +171,7 @@ NAMES = {
     *("uplink_transmit_bytes_total", "uplink_connections_total", "probe_sent_total"),
     *("probe_received_total", "probe_rtt_seconds", "probe_errors_total", "policy_member_share"),
     *("cycles_total", "cycle_duration_seconds", "changes_total", "failover_duration_seconds"),
-    *("drift_repairs_total", "flows_flushed_total", "netlink_overruns_total"),
+    *("drift_repairs_total", "flows_flushed_total", "netlink_overruns_total", "hook_runs_total"),
     *("config_last_reload_successful", "config_last_reload_success_timestamp_seconds"),
 }
 

@@ -30,6 +30,7 @@ from mlbd.core.state import (
     Statement,
     Sysctl,
 )
+from mlbd.kernel import sysctl
 from tests.kernel.objects import DEVICES, MAIN_FIRST, TABLE_BASE, gateway, states
 
 K1, K2, K3 = DEVICES
@@ -187,11 +188,7 @@ def interruptions(changes: list[Change]) -> list[int]:
 
 HASH = (("policy", "3"), ("fields", "55"))
 GLOBAL = [(scope, f"fib_multipath_hash_{name}") for scope in ("/ipv4", "/ipv6") for name in ("fields", "policy")]
-OF_DEVICES = [
-    (device, name)
-    for device in sorted(DEVICES)
-    for name in ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
-]
+OF_DEVICES = [(device, name) for device in sorted(DEVICES) for name in sysctl.NAMES]
 
 whole: list[Object] = [
     *MAIN_FIRST,

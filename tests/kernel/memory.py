@@ -11,8 +11,9 @@ from mlbd.core.facts import InterfaceFacts, WideRoute
 from mlbd.core.plan import Change
 from mlbd.core.ports import ApplyError, Observation
 from mlbd.core.state import KernelState, Key, Nft, Object, Route, Rule, Sysctl
+from mlbd.kernel import sysctl
 
-SYSCTLS = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
+SYSCTLS = sysctl.NAMES
 GLOBAL_SYSCTLS = ("/ipv4", "/ipv6")
 HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
 

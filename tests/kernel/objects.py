@@ -25,13 +25,14 @@ from mlbd.core.state import (
     Statement,
     Sysctl,
 )
+from mlbd.kernel import sysctl
 
 DEVICES = ("k1", "k2.5", "k3")
 TABLE_BASE = 20000
 PROTOCOL = 109
 MAIN_FIRST = [Rule(family, 5, table=254, suppress_prefixlen=0) for family in FAMILIES]
 """Without them a rule could lead to one of our defaults when the kernel checks that an IPv6 gateway is on its link."""
-SYSCTLS = ("ignore_routes_with_linkdown", "promote_secondaries", "src_valid_mark", "use_oif_addrs_only")
+SYSCTLS = sysctl.NAMES
 
 
 def gateway(device: str, family: Family, host: int = 1) -> str:

@@ -20,7 +20,15 @@ T = TypeVar("T")
 Start = Callable[..., tuple[Network, Daemon]]
 """Builds a network and starts a daemon in it: the fixture `start`."""
 
-QUICK = '[probe]\ninterval = "100ms"\nsuspect_interval = "50ms"\ntimeout = "200ms"\nfall = 3\nrise = 2\n\n'
+QUICK = """[probe]
+interval = "100ms"
+suspect_interval = "50ms"
+timeout = "200ms"
+fall = 3
+rise = 2
+hold_max = "0s"
+
+"""
 """For claims that do not depend on how long a verdict takes."""
 
 

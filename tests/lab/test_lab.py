@@ -358,6 +358,6 @@ def test_a_daemons_configuration_is_completed(network: Build, extra: str) -> Non
     net = network(2)
     given = uplink_tables(net) + extra
     daemon = Daemon(net, given)
-    added = {"control": str(daemon.control), "metrics": "off"}
+    added = {"control": str(daemon.control), "metrics": "off", "hooks": str(daemon.directory / "hooks.d")}
     before = tomllib.loads(given)
     assert tomllib.loads(daemon.file.read_text()) == before | {"daemon": added | before.get("daemon", {})}

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
-from mlbd.core.probing import Order, Outcome, Reply
+from mlbd.core.probing import Failure, Order, Outcome, Reply
+from mlbd.core.settings import Target
 from mlbd.probe import Prober
 from tests.probe.network import Provider
 
+_PING = Target("")
 ORDER = Order("fiber", 0, 1, "wan1", 0, "10.1.0.1")
 
 
-def to(provider: Provider, address: str, round_: int = 1, uplink: str = "fiber", target: int = 0) -> Order:
-    return Order(uplink, target, round_, provider.interface, provider.index, address)
+def to(
+    provider: Provider, address: str, round_: int = 1, uplink: str = "fiber", target: int = 0, ask: Target = _PING
+) -> Order:
+    return Order(uplink, target, round_, provider.interface, provider.index, address, ask)
 
 
 class Asking:
@@ -52,6 +57,20 @@ def asking(story: Callable[[Asking], Awaitable[None]]) -> None:
             asked.prober.close()
 
     asyncio.run(run())
+
+
+def said(outcomes: list[Outcome]) -> list[str]:
+    """What became of each: `reply`, or the kind and the text of a failure."""
+    return [f"{o.kind}: {o.text}" if isinstance(o, Failure) else "reply" for o in outcomes]
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    found = 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing is closed again
+            found += str(descriptor.readlink()).startswith("socket:")
+    return found
 
 
 def kinds(outcomes: list[Outcome]) -> list[str]:

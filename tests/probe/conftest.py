@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ def isp1() -> Iterator[Provider]:
     provider = Provider(1)
     yield provider
     provider.close()
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
@@ -80,6 +80,21 @@ class Provider:
         """Stop answering pings, while link and gateway stay up."""
         self.sh("sysctl -qw net.ipv4.icmp_echo_ignore_all=1 net.ipv6.icmp.echo_ignore_all=1")
 
+    def opened(self, address: str, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+        """A server's socket in the provider's namespace, where it stays; it listens."""
+        _enter(self._namespace)
+        try:
+            made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+            scope = socket.if_nametoindex("port") if address.startswith("fe80:") else 0
+        finally:
+            _enter(self._home)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((address, port, 0, scope) if ":" in address else (address, port))
+        made.setblocking(False)
+        if kind == socket.SOCK_STREAM:
+            made.listen(64)
+        return made
+
     @contextmanager
     def raw(self, address: str = "") -> Iterator[socket.socket]:
         """A raw ICMP socket in the provider's namespace, which sees our requests and can answer by hand."""
@@ -93,6 +108,32 @@ class Provider:
             if address:
                 made.bind((address, 0))
             yield made
+
+    def hardware(self) -> bytes:
+        """Our Ethernet address on the link."""
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0) as made:
+            made.bind((self.interface, 0))
+            found: bytes = made.getsockname()[4]
+        return found
+
+    @contextmanager
+    def frames(self) -> Iterator[Callable[[], Iterator[bytes]]]:
+        """Everything that the provider's end of the link sees; the call gives what came until then."""
+        _enter(self._namespace)
+        try:
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
+            made.bind(("port", 3))
+        finally:
+            _enter(self._home)
+
+        def came() -> Iterator[bytes]:
+            with suppress(BlockingIOError):
+                while True:
+                    yield made.recv(4096)
+
+        with made:
+            made.setblocking(False)
+            yield came
 
     def close(self) -> None:
         subprocess.run(["ip", "link", "del", self.interface], capture_output=True, check=False)

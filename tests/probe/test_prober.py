@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import time
 
 import pytest
 
 from mlbd.core.probing import Reply
-from mlbd.probe import prober
+from mlbd.probe import echo, timing
 from tests.probe.asking import Asking, asking, kinds, to
 from tests.probe.network import Provider, message, reply, request, sh
 
@@ -21,7 +23,7 @@ def test_answered(isp1: Provider, address: str) -> None:
             await asked.until(round_)
         assert kinds(await asked.silence()) == ["fiber/0/1 reply", "fiber/0/2 reply", "fiber/0/3 reply"]
         assert all(0 < o.rtt < 0.05 for o in asked.heard if isinstance(o, Reply))
-        assert (asked.prober.duplicates, asked.prober.foreign) == (0, 0)
+        assert (asked.prober.echoes.duplicates, asked.prober.echoes.foreign) == (0, 0)
 
     asking(story)
 
@@ -73,8 +75,8 @@ def test_blocked_event_loop_does_not_lengthen_the_round_trip(isp1: Provider) -> 
 )
 def test_clock_steps(received: int, expected: int) -> None:
     """A round trip that the monotonic clock contradicts is replaced by the monotonic difference."""
-    sent = prober._Sent(round=1, address="", realtime=1_000_000, monotonic=70_000)
-    assert prober._round_trip(sent, received, 120_000) == expected
+    sent = timing.Sent(round=1, address="", realtime=1_000_000, monotonic=70_000)
+    assert timing.round_trip(sent, received, 120_000) == expected
 
 
 def test_late_and_duplicate(isp1: Provider) -> None:
@@ -92,14 +94,14 @@ def test_late_and_duplicate(isp1: Provider) -> None:
             raw.sendto(reply(first), ("10.1.0.2", 0))
             assert kinds(await asked.silence()) == ["fiber/0/2 reply", "fiber/0/1 reply"]
             assert all(0.2 < o.rtt < 0.4 for o in asked.heard if isinstance(o, Reply))
-            assert (asked.prober.duplicates, asked.prober.foreign) == (1, 0)
+            assert (asked.prober.echoes.duplicates, asked.prober.echoes.foreign) == (1, 0)
 
     asking(story)
 
 
 def test_only_the_last_probes_are_remembered(isp1: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: a reply to an unanswered probe older than the limit is dropped."""
-    monkeypatch.setattr(prober, "REMEMBERED", 2)
+    monkeypatch.setattr(echo, "REMEMBERED", 2)
     isp1.deaf()
 
     async def story(asked: Asking) -> None:
@@ -138,7 +140,8 @@ def test_forged(isp1: Provider, what: str) -> None:
             (other if what == "source" else raw).sendto(forged, ("10.1.0.2", 0))
             assert await asked.silence() == []
             # The kernel's filter does not even let through what has somebody else's identifier.
-            assert asked.prober.foreign == (0 if what in ("identifier", "length") and forged[4:6] != true[4:6] else 1)
+            unheard = what in ("identifier", "length") and forged[4:6] != true[4:6]
+            assert asked.prober.echoes.foreign == (0 if unheard else 1)
             raw.sendto(reply(true), ("10.1.0.2", 0))
             assert kinds(await asked.until(1)) == ["fiber/0/1 reply"]
 
@@ -207,6 +210,13 @@ def test_strangers_do_not_wake_us(isp1: Provider) -> None:
         sh("ping -c 1 -W 1 -I wan1 203.0.113.1; test $? = 1")
         sh("ping -c 3 -i 0.01 -W 1 2001:db8:1::1")
         assert kinds(await asked.silence()) == ["fiber/0/1 reply"]
-        assert asked.prober.foreign == 0
+        assert asked.prober.echoes.foreign == 0
 
     asking(story)
+
+
+def test_only_what_is_asked_for_is_loaded() -> None:
+    """Without targets that need them, libraries for DNS and HTTP take no memory."""
+    code = "import sys, mlbd.daemon; print({'dns', 'h11'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import mlbd
+from mlbd.core.status import Event
 from mlbd.report.journal import Journal
 from mlbd.report.log import Log
 from mlbd.report.messages import MESSAGE_IDS
@@ -185,7 +187,8 @@ def _kinds(source: str) -> set[str]:
 
 def test_every_kind_has_its_message_id() -> None:
     """Each kind of record that the daemon writes has a MESSAGE_ID, all different and of the form systemd wants."""
-    said = _kinds((ROOT / "daemon.py").read_text()) | {"uplink_up", "uplink_down"}
+    said = {kind for path in ("daemon.py", "hooks/__init__.py") for kind in _kinds((ROOT / path).read_text())}
+    said |= set(get_args(Event))
     assert said == set(MESSAGE_IDS)
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
     assert all(re.fullmatch("[0-9a-f]{32}", i) for i in MESSAGE_IDS.values())

@@ -69,6 +69,7 @@ def test_names_and_labels() -> None:
     made.failover(0.003)
     made.flushed("fiber")
     made.flushed("")
+    made.hook_ran("ok")
     asyncio.run(made._prepare())
     families = text_string_to_metric_families(generate_latest(made.registry).decode())
     found = {
@@ -83,6 +84,7 @@ def test_names_and_labels() -> None:
         "mlbd_uplink_info": ("id", "interface", "uplink"),
         "mlbd_uplink_usable": ("uplink",),
         "mlbd_uplink_degraded": ("uplink",),
+        "mlbd_uplink_drained": ("uplink",),
         "mlbd_uplink_carrier": ("uplink",),
         "mlbd_uplink_verdict": ("uplink", "verdict"),
         "mlbd_uplink_loss_ratio": ("uplink",),
@@ -103,6 +105,7 @@ def test_names_and_labels() -> None:
         "mlbd_drift_repairs_total": ("kind",),
         "mlbd_flows_flushed_total": ("uplink",),
         "mlbd_netlink_overruns_total": (),
+        "mlbd_hook_runs_total": ("result",),
         "mlbd_config_last_reload_successful": (),
         "mlbd_config_last_reload_success_timestamp_seconds": (),
     }
@@ -126,6 +129,7 @@ def test_values_of_uplinks() -> None:
         "mlbd_uplink_transitions_total{uplink=lte}": 4,
         "mlbd_uplink_usable{uplink=lte}": 0,
         "mlbd_uplink_degraded{uplink=lte}": 0,
+        "mlbd_uplink_drained{uplink=lte}": 0,
         "mlbd_uplink_carrier{uplink=lte}": 0,
         "mlbd_uplink_loss_ratio{uplink=lte}": 1,
         "mlbd_uplink_last_transition_timestamp_seconds{uplink=lte}": 940,

@@ -18,6 +18,9 @@ UPLINK  INTERFACE       VERDICT  USABLE  LOSS    RTT     JITTER  GATEWAY        
 fiber   lo              UP       yes     0.0%    12.0ms  1.0ms   10.1.0.1, fe80::1  1m 40s
 lte     wan3 (missing)  DOWN     no      100.0%  -       -       -                  1m 0s   3 of 3 probes lost
 
+target fiber  gateway    ...  0.0%  12.0ms
+target fiber  192.0.2.1  ...  0.0%  12.0ms
+
 policy balanced (random)
   tier 1  fiber   100.0%  ####################
   tier 2  lte       0.0%
@@ -52,6 +55,8 @@ def test_what_is_wrong() -> None:
         "mlbd 1.2, running for 15m 0s: 1 of 1 uplinks usable; still waiting for first verdicts\n\n"
         "UPLINK  INTERFACE        VERDICT  USABLE    LOSS  RTT     JITTER  GATEWAY            SINCE   REASON\n"
         "fiber   lo (no carrier)  UP       degraded  0.0%  12.0ms  1.0ms   10.1.0.1, fe80::1  1m 40s  odd [2J\n\n"
+        "target fiber  gateway    ...  0.0%  12.0ms\n"
+        "target fiber  192.0.2.1  ...  0.0%  12.0ms\n\n"
         "policy balanced (random)  last resort: best: fiber\n"
         "  fiber   100.0%  ####################\n"
         "error: EPERM: no"
