@@ -24,15 +24,10 @@ def pytest_configure() -> None:
         namespaces.move_to_new()  # workers share the sandbox; tests that set up interfaces must not meet
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(directory) for directory in _NEED_NAMESPACES):
             item.add_marker(pytest.mark.lab)
-            # One worker runs a module's tests one after the other, since they may share a network; and all of the
-            # daemon's, since they measure time.
-            whole = item.path.parent if item.path.is_relative_to(_HERE / "daemon") else item.path
-            item.add_marker(pytest.mark.xdist_group(str(whole.relative_to(_HERE))))
     if not sandbox.inside() and any(item.get_closest_marker("lab") for item in items):
         raise pytest.UsageError(
             "Tests of the lab and the kernel only run in private namespaces: use `make test`, or "
