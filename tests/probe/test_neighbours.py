@@ -99,17 +99,15 @@ def test_what_is_sent(isp1: Provider) -> None:
 
 
 def test_not_ethernet(isp1: Provider) -> None:
-    """On a link without neighbours nothing is sent, and the failure says so."""
-    sh("ip tuntap add tun7 mode tun; ip link set tun7 up; ip addr add 10.7.0.1/24 dev tun7")
+    """On a link without neighbours nothing is sent, and the failure says so; the loopback interface is one."""
 
     async def story(asked: Asking) -> None:
-        order = replace(neighbour(isp1, "10.7.0.2"), interface="tun7", interface_index=socket.if_nametoindex("tun7"))
+        order = replace(neighbour(isp1, "127.0.0.2"), interface="lo", interface_index=socket.if_nametoindex("lo"))
         asked.prober.send(order)
-        text = "tun7 is not Ethernet: there is no neighbour to ask"
+        text = "lo is not Ethernet: there is no neighbour to ask"
         assert await asked.until(1) == [Failure("fiber", 0, 1, "no-address", text)]
 
     asking(story)
-    sh("ip link del tun7")
 
 
 @pytest.mark.parametrize("address", ["10.1.0.1", "2001:db8:1::1"])
