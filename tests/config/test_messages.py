@@ -160,8 +160,8 @@ REST = {
         A + "id = 1\n" + A + "id = 1",
         [
             f'f:6: uplink[1].name: found "a", {FREE}; the uplink on line 2 has it',
-            'f:7: uplink[1].interface: found "eth1", expected another interface; line 3 has it; replies could not be '
-            "told apart by interface; one uplink per interface in this version",
+            'f:7: uplink[1].interface: found "eth1", expected another interface; line 3 has it; what comes back is '
+            "told apart by interface; for two gateways on one make a macvlan for each",
             "f:8: uplink[1].id: found 1, expected another number; line 4 has it; ids tell the uplinks' marks and "
             "tables apart",
         ],

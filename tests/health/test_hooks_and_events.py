@@ -98,7 +98,7 @@ def test_hooks_and_followers_hear_of_a_failover(start: Start, tmp_path: Path) ->
 
 def test_bad_hooks_delay_no_failover(start: Start, tmp_path: Path) -> None:
     """While hooks hang, fork, fail and flood, a failover takes its usual time and a reload works; what hangs goes when
-    the daemon stops.
+    the daemon stops (scenario 25).
     """
     hooks, told, pids = tmp_path / "hooks.d", tmp_path / "told", tmp_path / "pids"
     hooks.mkdir(mode=0o755)

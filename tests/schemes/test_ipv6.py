@@ -236,7 +236,9 @@ def solicitations(net: Network, at: int, about: int) -> int:
 
 
 def test_neighbours_are_never_steered(masqueraded: tuple[Network, Daemon]) -> None:
-    """While an uplink works, is down, and works again, its gateway is found and answers, and no other is asked."""
+    """While an uplink works, is down, and works again, its gateway is found and answers, no other is asked
+    (scenario 24).
+    """
     net, daemon = masqueraded
     for n in (1, 2):
         net.run(
