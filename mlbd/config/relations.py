@@ -24,7 +24,8 @@ def relate(tables: Tables, findings: Findings) -> None:
     if len(uplinks) > MAX_UPLINK_ID:
         findings.error(uplinks[MAX_UPLINK_ID].path, f"{len(uplinks)} uplinks", f"at most {MAX_UPLINK_ID}")
     _each_its_own(uplinks, "interface", "another interface", findings,
-                  "what comes back is told apart by interface; for two gateways on one make a macvlan for each")  # fmt: skip
+                  "what comes back is told apart by interface; for two gateways on one make a macvlan for "
+                  "each")  # fmt: skip
     _each_its_own(uplinks, "id", "another number", findings, "ids tell the uplinks' marks and tables apart")
     _names(uplinks, tables["policy"], findings)
     (general,) = tables["probe"]
