@@ -112,12 +112,12 @@ class Router:
 
     def drill(self, name: str, until: float) -> None:
         """Until then, replies to its probes count as if they had never come."""
-        self._uplinks[name].drill(until)
+        self._uplinks[name].drilled_until = until
 
     def doubt(self, reason: str) -> None:
         """See `UplinkState.doubt`; of all uplinks."""
         for uplink in self._uplinks.values():
-            uplink.doubt(reason)
+            uplink.doubt = reason
 
     # What the outside asks.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from mlbd.core.settings import Probe
-from mlbd.core.window import Quality, Window
+from mlbd.core.window import TIMEOUT_MAX, Quality, Window
 
 
 class Targets:
@@ -53,8 +53,8 @@ class Targets:
                 self._failures[index] = doubt or "no reply"
 
     def timeout(self) -> float:
-        """Seconds: as long as the slowest target needs."""
-        return max(window.timeout() for window in self._windows)
+        """Seconds: as long as the slowest target needs, of those that have ever answered."""
+        return max((window.timeout() for window in self._windows if window.measured), default=TIMEOUT_MAX)
 
     def failure(self, target: int) -> str:
         """Why the last probe failed; "" if it did not."""

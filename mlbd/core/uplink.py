@@ -42,7 +42,8 @@ class UplinkState:
         """It could carry traffic: by facts and verdict."""
         self.degraded = ""
         """Why; "" if it is not."""
-        self.drained = False
+        self.drained = ""
+        """Likewise."""
         self.since = now
         self.transitions = 0
         self.last_transition: float | None = None
@@ -55,8 +56,10 @@ class UplinkState:
         self._up_since = now
         self._grade_at = inf
         self._drained_until = inf
-        self._drilled_until = -inf
-        self._doubt = ""
+        self.drilled_until = -inf
+        """Until then, replies count as if they had never come."""
+        self.doubt = ""
+        """Why a bad round is no evidence now, as it is this router's own fault; "": it is evidence."""
         self._missing_at = inf
         """When enough bad rounds take it down, as what they wait for is missing then."""
         self._next_send = inf
@@ -104,7 +107,7 @@ class UplinkState:
         if round_ is None or outcome.target >= len(self._targets):
             return out
         if isinstance(outcome, Reply):
-            if now < self._drilled_until or not self._targets.answered(outcome.target, outcome.round, outcome.rtt):
+            if now < self.drilled_until or not self._targets.answered(outcome.target, outcome.round, outcome.rtt):
                 return out
             round_.replies += 1
             if round_.replies >= self.settings.probe.quorum and round_.good is not True:
@@ -124,7 +127,7 @@ class UplinkState:
             self._refresh(now, out)
         if self._missing_at <= now:
             self._missing_at = inf
-            if not self._doubt:
+            if not self.doubt:
                 self._signal("failed", self._failure_text(), now, out)
         if self._grade_at <= now:
             self._grade(now, out)
@@ -205,10 +208,10 @@ class UplinkState:
             id=self.id,
             usable=self.usable,
             degraded=bool(self.degraded),
-            drained=self.drained,
+            drained=bool(self.drained),
             drained_until=None if self._drained_until == inf else self._drained_until + offset,
             verdict=self.verdict,
-            reason=self._remark or (self.carries and self.degraded) or self.reason,
+            reason=self._remark or self.drained or self.degraded or self.reason,
             since=self.since + offset,
             carrier=None if facts is None else facts.carrier,
             gateway=told(self._reach.gateways[0]),
@@ -227,7 +230,7 @@ class UplinkState:
     def drain(self, until: float, reason: str, now: float) -> list[Transition]:
         """No new connections before `until`; inf: until it is resumed."""
         was = self.usable
-        self.drained, self._drained_until = True, until
+        self.drained, self._drained_until = reason, until
         self._schedule()
         return [self._transition("uplink_drained", self.verdict, reason, was, now)]
 
@@ -236,17 +239,9 @@ class UplinkState:
         if not self.drained:
             return []
         was = self.usable
-        self.drained, self._drained_until = False, inf
+        self.drained, self._drained_until = "", inf
         self._schedule()
         return [self._transition("uplink_resumed", self.verdict, reason, was, now)]
-
-    def drill(self, until: float) -> None:
-        """Until then, replies count as if they had never come."""
-        self._drilled_until = until
-
-    def doubt(self, reason: str) -> None:
-        """Why a bad round is no evidence from now on, as it is this router's own fault; "": it is evidence again."""
-        self._doubt = reason
 
     # Inside.
 
@@ -306,7 +301,7 @@ class UplinkState:
         """The round is due, or can't become good in time; targets that are silent until now have lost their probe."""
         if not self._rounds.close(round_):
             return
-        self._targets.due(round_.number, self._doubt)
+        self._targets.due(round_.number, self.doubt)
         if round_.good is None:
             self._judge(round_, False, now, out)
         self._schedule()
@@ -314,9 +309,9 @@ class UplinkState:
     def _judge(self, round_: Round, good: bool, now: float, out: list[Transition]) -> None:
         probe, rounds = self.settings.probe, self._rounds
         kept_here = round_.void and round_.replies + round_.void == len(self._targets)
-        if not good and (kept_here or self._doubt):
+        if not good and (kept_here or self.doubt):
             round_.good, round_.is_void = False, True
-            self._remark = f"{self._doubt or self._failure_text()}; the verdict stays as it was"
+            self._remark = f"{self.doubt or self._failure_text(round_)}; the verdict stays as it was"
             return
         self._remark = ""
         if not rounds.judge(round_, good):
@@ -333,16 +328,21 @@ class UplinkState:
             failed = rounds.bad >= probe.fall
             self._damping.bad(now, certain=failed)
             self._missing_at = inf
-            if failed and self.verdict == "FALLING" and probe.timeout is None and not round_.failures:
+            if failed and self.verdict == "FALLING" and probe.timeout is None and not self._told(round_):
                 # Round trips may have become longer at this very moment: replies are late, and not missing yet.
                 self._missing_at = rounds.bad_since + PATIENCE
                 failed = now >= self._missing_at
-            self._signal("failed" if failed else "bad", self._failure_text(), now, out)
+            self._signal("failed" if failed else "bad", self._failure_text(round_), now, out)
         self._schedule()
 
-    def _failure_text(self) -> str:
-        """Why rounds are bad: what was said about them, or that nothing was."""
-        return self._targets.said() or f"{self._rounds.bad} of {self._rounds.bad} probes lost"
+    def _told(self, round_: Round) -> bool:
+        """Whether failures alone make it bad, without waiting for anything."""
+        return len(self._targets) - round_.failures < self.settings.probe.quorum
+
+    def _failure_text(self, round_: Round | None = None) -> str:
+        """Why it, and rounds before, are bad: what was said about them, or that nothing was."""
+        said = self._targets.said() if round_ is not None and self._told(round_) else ""
+        return said or f"{self._rounds.bad} of {self._rounds.bad} probes lost"
 
     def _signal(self, signal: Signal, reason: str, now: float, out: list[Transition]) -> None:
         was, verdict = self.verdict, TABLE[self.verdict][signal]

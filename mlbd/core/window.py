@@ -77,6 +77,11 @@ class Window:
         sample.fate = fate
         return True
 
+    @property
+    def measured(self) -> bool:
+        """Something was answered, ever."""
+        return self._srtt is not None
+
     def timeout(self) -> float:
         """RFC 6298's retransmission timeout, within bounds that suit a probe; the upper one before any answer."""
         if self._srtt is None:

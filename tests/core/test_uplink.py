@@ -78,6 +78,17 @@ def test_silent_failure_is_found_soon(probe: Probe, usual: float, worst: float) 
     assert (median(times) <= usual, max(times) <= worst) == (True, True), times
 
 
+def test_a_dead_target_does_not_delay_what_the_others_tell() -> None:
+    """One that never answers, silent or with a refusal, is not waited for, and is not the reason."""
+    for dead in (None, "refused"):
+        world = one(Probe(targets=(GATEWAY, FAR)))
+        world.answers["a", 1] = dead
+        world.wait(20.2)
+        world.answers["a", 0] = None
+        assert world.until(lambda: not world.usable()) <= 2.1  # noqa: B023
+        assert world.transitions[-1].reason.endswith("probes lost")
+
+
 def test_falling_carries_and_probes_fast() -> None:
     """The first bad round hurries the probing, and takes no traffic away."""
     world = proven()
