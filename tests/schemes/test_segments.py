@@ -59,9 +59,9 @@ def test_a_segment_falls_back_and_returns(world: tuple[Network, Daemon], fault: 
             assert connect_many(net, "lan2", 100) == {2: 100}
             wait_until(lambda: len(moved.exchanges) > before + 5, what="five more answers")
             assert moved.reset is None
-            assert max(e.answered - e.sent for e in moved.exchanges) < 0.25
+            assert max(e.answered - e.sent for e in moved.exchanges) < 0.5
         assert other.reset is None
-        assert max(e.answered - e.sent for e in other.exchanges) < 0.25
+        assert max(e.answered - e.sent for e in other.exchanges) < 0.5
 
 
 def test_both_lines_gone(world: tuple[Network, Daemon]) -> None:
