@@ -85,10 +85,9 @@ class Maintenance:
             for u in self._router.uplink_status(0.0, time.time() - time.monotonic())
             if u.drained
         }
-        text = json.dumps({"boot": _BOOT.read_text().strip(), "drained": drained})
         new = self._file.with_name(f"{self._file.name}.new")
         try:
-            new.write_text(text)
+            new.write_text(json.dumps({"boot": _BOOT.read_text().strip(), "drained": drained}))
             new.replace(self._file)
         except OSError as error:
             self._complain(f"{self._file} can't be written, so a restart forgets who is drained: {error.strerror}")
@@ -99,8 +98,7 @@ class Maintenance:
         """Tells step by step. Ends with the drill, or the drill with whoever asked."""
         name, seconds = self._uplink(asked), self._seconds(asked)
         status = self._status(name)
-        if self._drilled:
-            raise Refused(f"{self._drilled} is being drilled; one at a time")
+        self._refuse_another()
         if seconds == inf:
             raise Refused("a drill needs an end: --for 30s")
         if not status.usable:
@@ -110,6 +108,7 @@ class Maintenance:
         return self._drill(name, seconds)
 
     async def _drill(self, name: str, seconds: float) -> AsyncGenerator[dict[str, Any], None]:
+        self._refuse_another()  # who asked at the same moment
         began, assigned = time.monotonic(), self._assigned(name)
         self._drilled, self._happened = name, asyncio.Queue()
         try:
@@ -131,13 +130,22 @@ class Maintenance:
             }
             await asyncio.sleep(max(0.2, began + seconds - time.monotonic()))
             yield {"step": "ended", "uplink": name, "cut": max(0, tracked - self._tracked_after)}
+            if name not in self._names():
+                yield {"step": "back", "uplink": name, "after": None, "reason": "it is not configured any more"}
+                return
             found = await self._wait_for("uplink_up", _PATIENCE + self._status(name).hold)
             back = None if found is None else round(time.monotonic() - began - seconds, 3)
-            yield {"step": "back", "uplink": name, "after": back, "reason": self._status(name).reason}
+            gone = name not in self._names()
+            why = "it is not configured any more" if gone else self._status(name).reason
+            yield {"step": "back", "uplink": name, "after": back, "reason": why}
         finally:
             self._drilled = ""
             if name in self._names():
                 self._loop.drill(name, 0.0)
+
+    def _refuse_another(self) -> None:
+        if self._drilled:
+            raise Refused(f"{self._drilled} is being drilled; one at a time")
 
     async def _wait_for(self, event: str, seconds: float) -> tuple[float | None, int] | None:
         """How long acting on it took, and how many connections were tracked then; None: it did not happen."""
