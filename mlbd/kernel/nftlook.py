@@ -174,7 +174,7 @@ class TableReader:
         elif (key, flags, name) == (_IFNAME, 0, "saved") and plain:
             yield from map(_saved, self._elements(found[_SET_NAME]))
         elif (key, flags) == (_MARK, 0) and plain:
-            elements = list(self._elements(found[_SET_NAME]))
+            elements = self._elements(found[_SET_NAME])
             if all(each.keys() == {_ELEMENT_KEY} for each in elements):
                 yield MarkSet(name, frozenset(host_number(_key(each)) for each in elements))
             else:
@@ -182,11 +182,20 @@ class TableReader:
         else:
             yield Chain(f"{'map' if found.keys() & {_SET_DATA_TYPE, _SET_OBJECT_TYPE} else 'set'} {name}")
 
-    def _elements(self, name: bytes) -> Iterator[dict[int, bytes]]:
+    def _elements(self, name: bytes) -> list[dict[int, bytes]]:
+        """Each once. A dump in pieces shows some twice and others not at all while the set's hash table is resized:
+        nft_rhash_walk() skips as many as were shown, in an order that is another one by then.
+        """
         request = _TABLE_IS_OURS + struct.pack("=HH", 4 + len(name), _LIST_SET) + name + bytes(-len(name) % 4)
-        for message in self._requests.dump(_GET_ELEMENTS, request):
-            for element in each_attribute(attributes(message, _START).get(_LIST_ELEMENTS, b"")):
-                yield attributes(element, 0)
+        for _ in range(_TRIES):
+            found = [
+                attributes(element, 0)
+                for message in self._requests.dump(_GET_ELEMENTS, request)
+                for element in each_attribute(attributes(message, _START).get(_LIST_ELEMENTS, b""))
+            ]
+            if len({each.get(_ELEMENT_KEY) for each in found}) == len(found):
+                return found
+        raise OSError(errno.EINTR, f"the elements of {text(name)} move faster than they can be read")
 
 
 def _number(value: bytes) -> int:
@@ -220,7 +229,7 @@ def _key(element: dict[int, bytes]) -> bytes:
     return attributes(element[_ELEMENT_KEY], 0)[_DATA_VALUE]
 
 
-def _slots(elements: Iterator[dict[int, bytes]]) -> tuple[str, ...]:
+def _slots(elements: list[dict[int, bytes]]) -> tuple[str, ...]:
     found = {}
     for element in elements:
         if element.keys() != _PLAIN_ELEMENT:

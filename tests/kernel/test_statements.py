@@ -22,6 +22,7 @@ from mlbd.core.state import (
     Statement,
 )
 from mlbd.kernel import LinuxKernel
+from mlbd.kernel.netlink import Requests
 from mlbd.kernel.nftlook import TableReader
 from tests.kernel.contract import Subject
 from tests.kernel.namespace import run, veth_pairs
@@ -132,3 +133,25 @@ def test_many_rules(subject: Subject, spread: int) -> None:
         durations.append(time.process_time() - begin)
     assert subject.owned() == KernelState()
     assert max(durations) < 0.6
+
+
+@pytest.mark.parametrize("torn", [1, 9])
+def test_a_map_that_is_resized_while_it_is_read(subject: Subject, monkeypatch: pytest.MonkeyPatch, torn: int) -> None:
+    """Elements shown twice mean that others were not shown at all: it is read again, though not for ever."""
+    wanted: list[Object] = [Chain("wish_1"), SlotMap("pick", ("wish_1", "") * 700)]
+    subject.reach(wanted)
+    dump, tears = Requests.dump, iter(range(torn))
+
+    def resized(self: Requests, kind: int, payload: bytes) -> list[bytes]:
+        shown = dump(self, kind, payload)
+        return [*shown[:-1], shown[0]] if len(shown) > 2 and next(tears, None) is not None else shown
+
+    monkeypatch.setattr(Requests, "dump", resized)
+    reader = TableReader()
+    if torn == 1:
+        assert KernelState(reader.read() or []) == KernelState(wanted)
+        assert next(tears, None) is None
+    else:
+        with pytest.raises(OSError, match="the elements of pick move faster"):
+            reader.read()
+    reader.close()
