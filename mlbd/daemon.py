@@ -20,6 +20,7 @@ from typing import Any
 from mlbd import __version__
 from mlbd.config import ConfigError, Loaded, load
 from mlbd.control import AlreadyRunning, ControlServer, OneDaemon, Refused
+from mlbd.core import sharing
 from mlbd.core.decision import View
 from mlbd.core.describe import describe
 from mlbd.core.desired import desired
@@ -338,7 +339,8 @@ async def plan_of(
 ) -> list[dict[str, str]]:
     """The changes that a settled cycle with these settings would make now, by the very functions of the cycle."""
     interfaces: Collection[str] = [u.interface for u in settings.uplinks]
-    observation = await kernel.observe(interfaces)
+    gateways = sharing.gateways(sharing.shared(settings.uplinks), settings.uplinks)
+    observation = await kernel.observe(interfaces, gateways)
     identities = assign(settings, adopted(observation.state))
     decision = preview(settings, identities, observation.facts, known, dead, observation.lan_prefixes)
     want = desired(settings, identities, decision, observation.state)

@@ -30,6 +30,7 @@ from mlbd.core.match import ICMP, ICMPV6, OWN, TCP, Packet
 from mlbd.core.ports import Connection, Observation, Way
 from mlbd.core.question import Question, question
 from mlbd.core.settings import MAIN, Family, Settings
+from mlbd.core.sharing import by_hop
 
 _PINGS = (ICMP, ICMPV6)
 
@@ -187,10 +188,11 @@ class Explainer:
         way = self._ask(asked, mark, source, interface)
         if way.error or source is None:
             return way
-        after = source_after_translation(self.settings, self.decision, way.device, source)
+        after = source_after_translation(self.settings, self.decision, way, source)
         if after is None:  # masquerade takes the address that the router itself would
-            uplink = next(u.name for u in self.settings.uplinks if u.interface == way.device)
-            after = self._ask(asked, self._mark_of(uplink), None, None).source
+            uplink = by_hop(self.settings.uplinks, way.device, way.gateway)
+            assert uplink is not None
+            after = self._ask(asked, self._mark_of(uplink.name), None, None).source
         return replace(way, source=after)
 
     def _ask(self, asked: Question, mark: int, source: str | None, interface: str | None) -> Way:

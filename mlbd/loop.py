@@ -242,7 +242,7 @@ class Loop:
         while not asked.issuperset(self.router.interfaces()):  # a reload may come in between
             asked = set(self.router.interfaces())
             saved = {item.scope for item in self._mirror.values() if isinstance(item, Saved)}
-            observation = await self._kernel.observe(asked | saved)
+            observation = await self._kernel.observe(asked | saved, self.router.gateways())
         expected = self._mirror if self._mirror_true else None
         self._notes = KernelState(item for item in self._mirror.values() if isinstance(item, Saved))
         self._mirror, self._mirror_true, self._seen = observation.state, True, True

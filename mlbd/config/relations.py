@@ -23,9 +23,7 @@ def relate(tables: Tables, findings: Findings) -> None:
         findings.error(("uplink",), "nothing", "at least one [[uplink]] table")
     if len(uplinks) > MAX_UPLINK_ID:
         findings.error(uplinks[MAX_UPLINK_ID].path, f"{len(uplinks)} uplinks", f"at most {MAX_UPLINK_ID}")
-    _each_its_own(uplinks, "interface", "another interface", findings,
-                  "what comes back is told apart by interface; for two gateways on one make a macvlan for "
-                  "each")  # fmt: skip
+    _one_interface(uplinks, findings)
     _each_its_own(uplinks, "id", "another number", findings, "ids tell the uplinks' marks and tables apart")
     _names(uplinks, tables["policy"], findings)
     (general,) = tables["probe"]
@@ -69,6 +67,38 @@ def _each_its_own(tables: Sequence[Checked], key: str, expected: str, findings: 
         if earlier is not table:
             has = f"line {findings.line(earlier.at(key))} has it"
             findings.error(table.at(key), shown(table[key]), expected, f"{has}; {reason}")
+
+
+def _one_interface(uplinks: Sequence[Checked], findings: Findings) -> None:
+    """Uplinks that share an interface are told apart by their gateways, see `mlbd.core.sharing`."""
+    known = [u for u in uplinks if u.sound("interface", "gateway", "gateway6", "masquerade")]
+    for position, uplink in enumerate(known):
+        for other in known[:position]:
+            if other["interface"] == uplink["interface"] and _clash(uplink, other, findings):
+                break
+
+
+def _clash(uplink: Checked, other: Checked, findings: Findings) -> bool:
+    """Whether these two can't share the interface that they share; then that is noted."""
+
+    def error(key: str, found: str, expected: str, reason: str) -> bool:
+        has = f"line {findings.line(other.at('interface'))} has this interface, too"
+        findings.error(uplink.at(key), found, expected, f"{has}; {reason}")
+        return True
+
+    apart = "uplinks with one interface are told apart by their gateways"
+    fixed, fixed6 = ([u for u in (uplink, other) if u[key].source == "fixed"] for key in ("gateway", "gateway6"))
+    if not all(u in fixed or u in fixed6 for u in (uplink, other)):
+        return error("interface", shown(uplink["interface"]), "another interface, or an address as gateway of each",
+                     f"{apart}; where DHCP gives them out, make a macvlan for each")  # fmt: skip
+    if len(fixed6) == 2:
+        return error("gateway6", shown(uplink["gateway6"].address), "no gateway6", "only one of them can have IPv6")
+    if len(fixed) == 2 and uplink["gateway"] == other["gateway"]:
+        return error("gateway", shown(uplink["gateway"].address), "another gateway", apart)
+    if len(fixed) == 2 and uplink["masquerade"] != other["masquerade"]:
+        same = f"masquerade = {shown(other['masquerade'])}"
+        return error("masquerade", shown(uplink["masquerade"]), same, "translation is by interface")
+    return False
 
 
 def _names(uplinks: Sequence[Checked], policy_tables: Sequence[Checked], findings: Findings) -> None:

@@ -101,7 +101,8 @@ UPLINK = Table(
         Key(
             name="interface", type=str, default=Absent.REQUIRED, read=values.interface,
             expected='the name of a network interface, such as "eth1"',
-            explanation="By which interface it leaves. The interface need not exist yet.",
+            explanation="By which interface it leaves. The interface need not exist yet. Uplinks may share one if each "
+            "has a `gateway` of its own.",
         ),
         Key(
             name="gateway", type=str, default="auto", read=values.gateway(4),

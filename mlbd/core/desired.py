@@ -49,11 +49,11 @@ CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE)
 def desired(settings: Settings, identities: Identities, decision: Decision, observed: KernelState) -> KernelState:
     """Everything we want to own. `observed` only tells what sysctls were before us."""
     views = [decision.views[u.name] for u in settings.uplinks]
-    alike = _alike(tuple(() if view.facts is None else view.facts.addresses_of(4) for view in views))
-    wanted = {
-        u.interface: _of_interface(u, view, n in alike)
-        for n, (u, view) in enumerate(zip(settings.uplinks, views, strict=True))
-    }
+    alike = _alike(tuple((v.facts.name, v.facts.addresses_of(4)) for v in views if v.facts is not None))
+    wanted: dict[str, dict[str, str]] = {}
+    for uplink, view in zip(settings.uplinks, views, strict=True):
+        of_others = wanted.get(uplink.interface, {})
+        wanted[uplink.interface] = of_others | _of_interface(uplink, view, uplink.interface in alike)
     if any(len(tier) > 1 for policy in settings.policies for tier in policy.tiers):
         wanted |= {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
     sysctls = [*_sysctls(wanted, observed), *_restored(set(wanted), observed)]
@@ -74,11 +74,11 @@ def _of_interface(uplink: Uplink, view: View, alike: bool) -> dict[str, str]:
 
 
 @lru_cache(maxsize=8)
-def _alike(addresses: tuple[tuple[str, ...], ...]) -> frozenset[int]:
-    """Positions of those that have an IPv4 network in common with another."""
-    networks = [(n, ipaddress.IPv4Interface(a).network) for n, found in enumerate(addresses) for a in found]
-    pairs = ((n, m) for (n, one), (m, other) in combinations(networks, 2) if n != m and one.overlaps(other))
-    return frozenset(n for pair in pairs for n in pair)
+def _alike(addresses: tuple[tuple[str, tuple[str, ...]], ...]) -> frozenset[str]:
+    """Interfaces that have an IPv4 network in common with another."""
+    networks = [(name, ipaddress.IPv4Interface(a).network) for name, found in addresses for a in found]
+    pairs = ((a, b) for (a, one), (b, other) in combinations(networks, 2) if a != b and one.overlaps(other))
+    return frozenset(name for pair in pairs for name in pair)
 
 
 def _hash(scope: str, observed: KernelState) -> dict[str, str]:

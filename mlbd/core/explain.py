@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mlbd.core import prefixes, ranges
+from mlbd.core import prefixes, ranges, sharing
 from mlbd.core.decision import Decision
 from mlbd.core.diversion import MAIN_TABLE, table_name
 from mlbd.core.layout import Layout
@@ -94,8 +94,9 @@ class Explanation:
 
 def choose(settings: Settings, decision: Decision, packet: Packet) -> Choice:
     """For the first packet of a connection."""
+    shared = sharing.shared(settings.uplinks)
     for uplink in settings.uplinks:
-        if uplink.interface == packet.interface:
+        if uplink.interface == packet.interface and uplink.interface not in shared:
             text = f"it comes in by {uplink.name}, so what answers it leaves by {uplink.name}, too"
             return _by_uplink(uplink.name, notes=(text,))
     if not decision.settled:
@@ -120,7 +121,7 @@ def choose(settings: Settings, decision: Decision, packet: Packet) -> Choice:
             continue
         decider = rule
         break
-    notes = (*lost, *_near_misses(settings.rules, decider, packet))
+    notes = (*lost, *_by_gateway(settings, shared, packet), *_near_misses(settings.rules, decider, packet))
     if decider is None:
         found = _by_policy(settings, decision, settings.policies[0], packet)
     elif decider.use == MAIN:
@@ -138,6 +139,12 @@ def choose(settings: Settings, decision: Decision, packet: Packet) -> Choice:
     return replace(
         found, rule=None if decider is None else decider.name, skipped=tuple(skipped), notes=(*found.notes, *notes)
     )
+
+
+def _by_gateway(settings: Settings, shared: sharing.Shared, packet: Packet) -> Iterator[str]:
+    if packet.interface in shared:
+        names = " or ".join(u.name for u in settings.uplinks if u.interface == packet.interface)
+        yield f"if it comes from the gateway of {names}, what answers it leaves by that uplink, too"
 
 
 def _by_uplink(name: str, notes: tuple[str, ...] = ()) -> Choice:
@@ -162,7 +169,9 @@ def _owner(settings: Settings, decision: Decision, packet: Packet) -> str | None
     elif settings.marks_own(packet.family):
         theirs = []
     else:
-        theirs = [(uplink.name, prefix) for uplink in settings.uplinks for prefix in _own(uplink, decision, packet)]
+        theirs = [
+            (uplink.name, prefix) for uplink in settings.uplinks for prefix in _own(settings, uplink, decision, packet)
+        ]
     for name, prefix in theirs:
         low, high = ranges.of_prefix(prefix)
         if low <= packet.source <= high:
@@ -170,7 +179,7 @@ def _owner(settings: Settings, decision: Decision, packet: Packet) -> str | None
     return None
 
 
-def _own(uplink: Uplink, decision: Decision, packet: Packet) -> tuple[str, ...]:
+def _own(settings: Settings, uplink: Uplink, decision: Decision, packet: Packet) -> tuple[str, ...]:
     """What routing rules by source address are made for."""
     view = decision.views[uplink.name]
     facts = view.facts
@@ -178,7 +187,9 @@ def _own(uplink: Uplink, decision: Decision, packet: Packet) -> tuple[str, ...]:
         return ()
     if packet.family == 6:
         return prefixes.owned(uplink, facts)
-    return () if facts is None else tuple(a.partition("/")[0] + "/32" for a in facts.addresses_of(4))
+    every = [found.facts for found in decision.views.values()]
+    found = sharing.own_addresses(sharing.shared(settings.uplinks), uplink, facts, every)
+    return tuple(a.partition("/")[0] + "/32" for a in found)
 
 
 def _strangers(settings: Settings, decision: Decision, packet: Packet, found: Choice) -> Iterator[str]:
@@ -277,9 +288,9 @@ def _path_text(way: Way) -> str:
     return (f"via {way.gateway} " if way.gateway is not None else "") + f"dev {way.device}"
 
 
-def source_after_translation(settings: Settings, decision: Decision, device: str, source: str) -> str | None:
-    """The address with which a packet of this source leaves by the device; None: masqueraded, so the device's own."""
-    uplink = next((u for u in settings.uplinks if u.interface == device), None)
+def source_after_translation(settings: Settings, decision: Decision, way: Way, source: str) -> str | None:
+    """The address with which a packet of this source leaves that way; None: masqueraded, so the device's own."""
+    uplink = sharing.by_hop(settings.uplinks, way.device, way.gateway)
     family = ranges.family_of(source)
     if uplink is None:
         return source

@@ -58,6 +58,9 @@ class InterfaceFacts:
     blackhole routes that others put into `main` for them (systemd-networkd, dhcpcd), as far as they share their
     first 32 bits with an address of this interface, and more bits than with any other interface asked for."""
 
+    neighbours: tuple[tuple[str, str], ...] = ()
+    """Of the addresses that were asked for, those that answered on this interface, and the hardware address of each."""
+
     def gateway(self, family: Family) -> Gateway | None:
         return self.gateway4 if family == 4 else self.gateway6
 

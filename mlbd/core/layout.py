@@ -73,6 +73,10 @@ class Layout:
     def bound_priority(self, uplink_id: int) -> int:
         return self.rule_priority + 1000 + uplink_id
 
+    def shared_priority(self, uplink_id: int) -> int:
+        """Sockets bound to an interface of several uplinks, without the mark of any."""
+        return self.bound_priority(MAX_UPLINK_ID + uplink_id)
+
     def mark_priority(self, code: int) -> int:
         return self.rule_priority + 2000 + code
 

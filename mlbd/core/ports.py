@@ -73,8 +73,11 @@ class KernelUnavailableError(Exception):
 
 
 class Kernel(Protocol):
-    async def observe(self, interfaces: Collection[str]) -> Observation:
-        """Look at everything. Changes nothing. Raises OSError when the kernel's answer did not come whole."""
+    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
+        """Look at everything, also at the hardware addresses of `neighbours`. Changes nothing.
+
+        Raises OSError when the kernel's answer did not come whole.
+        """
         ...
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:

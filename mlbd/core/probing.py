@@ -42,6 +42,8 @@ class Order:
     """Where to; a link-local IPv6 address is meant on `interface`. "" for a target with a name, to be resolved."""
     ask: Target = GATEWAY
     """What to send."""
+    mark: int = 0
+    """Of the packet, where the interface alone does not lead to the uplink; 0: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
+from mlbd.core import sharing
 from mlbd.core.decision import Decision, Pick, View, decide
 from mlbd.core.facts import InterfaceFacts
-from mlbd.core.layout import Identities, assign
+from mlbd.core.layout import Identities, Layout, assign
 from mlbd.core.probing import Order, Outcome
 from mlbd.core.settings import FAMILIES, Family, Settings
 from mlbd.core.shares import shares
@@ -29,7 +30,7 @@ class Router:
         """A gateway ran out in `advance`, perhaps without a transition; who reads it puts it back."""
         self._grace_end = now + settings.daemon.grace
         self._uplinks = {u.name: UplinkState(u, self.identities.uplinks[u.name], now) for u in settings.uplinks}
-        self._by_interface = {u.settings.interface: u for u in self._uplinks.values()}
+        self._by_interface = _by_interface(self._uplinks.values())
         self._uncut: set[str] = set()
         self._orphans = _vanished(adopted, self.identities)
         self._picks: dict[tuple[str, Family], Pick] = {}
@@ -56,7 +57,7 @@ class Router:
             uplinks[uplink.name] = state
         self.settings = settings
         self._uplinks = uplinks
-        self._by_interface = {u.settings.interface: u for u in uplinks.values()}
+        self._by_interface = _by_interface(uplinks.values())
         self._uncut &= set(uplinks)
         self._picks = {}
         return self._noted(out)
@@ -67,12 +68,16 @@ class Router:
         """A full look."""
         self._lan_prefixes = lan_prefixes
         facts = self._attributed(facts)
-        return self._noted(t for u in self._uplinks.values() for t in u.see(facts.get(u.settings.interface), now))
+        shared = sharing.shared(self.settings.uplinks)
+        found = [
+            (u, sharing.narrowed(shared, u.settings, facts.get(u.settings.interface))) for u in self._uplinks.values()
+        ]
+        return self._noted(t for uplink, its in found for t in uplink.see(its, now))
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
         """The kernel said something about one interface."""
-        uplink = self._by_interface.get(name)
-        return self._noted(uplink.see_link(index, up, carrier, now)) if uplink is not None else []
+        uplinks = self._by_interface.get(name, ())
+        return self._noted(t for uplink in uplinks for t in uplink.see_link(index, up, carrier, now))
 
     def hear(self, outcome: Outcome, now: float) -> list[Transition]:
         uplink = self._uplinks.get(outcome.uplink)
@@ -97,6 +102,9 @@ class Router:
         for uplink in self._uplinks.values():
             if uplink.deadline <= now:
                 more, transitions = uplink.orders(now)
+                if len(self._by_interface[uplink.settings.interface]) > 1:
+                    mark = Layout.of(self.settings.daemon).mark(uplink.id)
+                    more = [replace(order, mark=mark) for order in more]
                 orders += more
                 out += transitions
         return orders, self._noted(out)
@@ -132,9 +140,14 @@ class Router:
     def interfaces(self) -> Collection[str]:
         return list(self._by_interface)
 
+    def gateways(self) -> Collection[str]:
+        """Addresses whose hardware addresses a look should find."""
+        return sharing.gateways(sharing.shared(self.settings.uplinks), self.settings.uplinks)
+
     def watched(self) -> Mapping[str, InterfaceFacts]:
         """What is believed of the interfaces that exist."""
-        return {name: u.facts for name, u in self._by_interface.items() if u.facts is not None}
+        found = {name: uplinks[0].facts for name, uplinks in self._by_interface.items()}
+        return {name: facts for name, facts in found.items() if facts is not None}
 
     def deadline(self) -> float:
         """When `advance` or `orders` will have something to do although nothing happens."""
@@ -204,8 +217,8 @@ class Router:
         addresses is not another's, as with two lines of one provider.
         """
         addressless = {
-            interface: set(u.reach.prefixes)
-            for interface, u in self._by_interface.items()
+            interface: {prefix for u in uplinks for prefix in u.reach.prefixes}
+            for interface, uplinks in self._by_interface.items()
             if (found := facts.get(interface)) is None or not found.addresses_of(6)
         }
         kept = set[str]().union(*addressless.values())
@@ -261,6 +274,13 @@ class Router:
         self._picks = dict(picks)
 
 
+def _by_interface(uplinks: Iterable[UplinkState]) -> Mapping[str, list[UplinkState]]:
+    found: dict[str, list[UplinkState]] = {}
+    for uplink in uplinks:
+        found.setdefault(uplink.settings.interface, []).append(uplink)
+    return found
+
+
 def _vanished(before: Identities, now: Identities) -> set[int]:
     """Codes that connections may still carry although their uplink has them no more."""
     return {code for name, code in before.uplinks.items() if now.uplinks.get(name) != code}
@@ -279,9 +299,10 @@ def preview(
     Uplinks that are known are as usable as they are, if facts allow; of the others it is assumed.
     """
     views = {}
+    shared = sharing.shared(settings.uplinks)
     for uplink in settings.uplinks:
         state = UplinkState(uplink, identities.uplinks[uplink.name], 0.0)
-        state.see(facts.get(uplink.interface), 0.0)
+        state.see(sharing.narrowed(shared, uplink, facts.get(uplink.interface)), 0.0)
         view, before = state.view(), known.get(uplink.name)
         usable = view.paths != (None, None) and (before is None or before.usable)
         views[uplink.name] = replace(view, usable=usable, down_since=-inf if before is None else before.down_since)

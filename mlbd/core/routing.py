@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 
-from mlbd.core import prefixes, ranges
+from mlbd.core import prefixes, ranges, sharing
 from mlbd.core.decision import Decision, Pick
 from mlbd.core.facts import Gateway
 from mlbd.core.layout import Identities, Layout
@@ -38,11 +38,14 @@ point-to-point link there are no neighbours to ask for, and any link-local addre
 def routing(settings: Settings, identities: Identities, decision: Decision) -> Iterator[KernelState]:
     """All of it, in parts of which most are the same objects every time."""
     layout = Layout.of(settings.daemon)
+    shared = sharing.shared(settings.uplinks)
+    facts = [decision.views[u.name].facts for u in settings.uplinks]
     for uplink in settings.uplinks:
         view, number = decision.views[uplink.name], identities.uplinks[uplink.name]
-        addresses = () if view.facts is None else view.facts.addresses_of(4)
+        addresses = sharing.own_addresses(shared, uplink, view.facts, facts)
         own = prefixes.owned(uplink, view.facts, view.prefixes)
-        yield _uplink(layout, uplink.interface, number, view.routes, view.families, addresses, own)
+        shares = uplink.interface in shared
+        yield _uplink(layout, uplink.interface, shares, number, view.routes, view.families, addresses, own)
     first = identities.policies[settings.policies[0].name]
     marking = tuple(family for family in FAMILIES if settings.marks_own(family))
     yield _fixed(layout, first, marking)
@@ -71,6 +74,7 @@ def routing(settings: Settings, identities: Identities, decision: Decision) -> I
 def _uplink(
     layout: Layout,
     interface: str,
+    shares: bool,
     number: int,
     routes: Gateways,
     families: frozenset[Family],
@@ -81,7 +85,11 @@ def _uplink(
     objects: list[Object] = []
     for family, gateway in zip(FAMILIES, routes, strict=True):
         mark = layout.mark(number)
-        objects.append(Rule(family, layout.bound_priority(number), table=probes, oif=interface))
+        bound = Rule(family, layout.bound_priority(number), table=probes, oif=interface)
+        if shares:
+            objects.append(replace(bound, priority=layout.shared_priority(number)))
+            bound = replace(bound, mark=mark, mask=layout.code_mask)
+        objects.append(bound)
         objects.append(Rule(family, layout.mark_priority(number), table=own, mark=mark, mask=layout.code_mask))
         objects.append(Route(family, own, BACKSTOP_METRIC, "unreachable"))
         if gateway is not None:

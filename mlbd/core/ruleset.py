@@ -13,7 +13,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from mlbd.core import prefixes, ranges
+from mlbd.core import prefixes, ranges, sharing
 from mlbd.core.decision import Decision
 from mlbd.core.layout import ARRIVE, FACT, WISH, Identities, Layout, chain_name
 from mlbd.core.settings import FAMILIES, Settings, Uplink
@@ -61,9 +61,12 @@ def ruleset(settings: Settings, identities: Identities, decision: Decision) -> I
     own = tuple(prefixes.owned(u, views[u.name].facts, views[u.name].prefixes) for u in settings.uplinks)
     marking = tuple(f"ipv{family}" for family in FAMILIES if settings.marks_own(family))
     renew = tuple(renewals(settings, layout, identities))
-    yield _base(layout, numbers, settings.uplinks, own, marking, renew)
-    found = [views[u.name].facts for u in settings.uplinks]
-    addresses = tuple(() if facts is None else facts.addresses_of(4) for facts in found)
+    shared = sharing.shared(settings.uplinks)
+    found = [(u, views[u.name].facts) for u in settings.uplinks]
+    arrivals = tuple(tuple(sharing.arriving(shared, uplink, facts)) for uplink, facts in found)
+    yield _base(layout, numbers, settings.uplinks, own, arrivals, marking, renew)
+    every = [facts for _, facts in found]
+    addresses = tuple(sharing.own_addresses(shared, uplink, facts, every) for uplink, facts in found)
     yield _leases(numbers, settings.uplinks, addresses)
     yield _translation(settings.uplinks, own, decision.lan_prefixes)
     yield _helpers(settings.conntrack.helpers)
@@ -128,20 +131,26 @@ def _base(
     numbers: tuple[int, ...],
     configured: tuple[Uplink, ...],
     own_prefixes: tuple[tuple[str, ...], ...],
+    arrivals: tuple[tuple[str, ...], ...],
     marking: tuple[str, ...],
     renew: tuple[Chain, ...],
 ) -> KernelState:
     uplinks = tuple(zip(numbers, configured, strict=True))
+    shared = sharing.shared(configured)
     known = f"ct mark & {layout.code_mask:#010x} != 0"
     unmarked = f"meta mark & {layout.code_mask:#010x} == 0 {_SOMEWHERE}"
     flag = f"{layout.flag:#010x}"
-    interfaces = "{ " + ", ".join(f'"{u.interface}"' for _, u in uplinks) + " }"
+    interfaces = "{ " + ", ".join(dict.fromkeys(f'"{u.interface}"' for u in configured)) + " }"
     strange = _strangers(configured, own_prefixes)
     prerouting = [
         *([SAMPLED] if renew else []),
         f"{known} goto restore",
         "ct state != new accept",
-        *(f'iifname "{u.interface}" goto {chain_name(ARRIVE, n, u.name)}' for n, u in uplinks),
+        *(
+            f"{condition} goto {chain_name(ARRIVE, n, u.name)}"
+            for (n, u), conditions in zip(uplinks, arrivals, strict=True)
+            for condition in conditions
+        ),
         f"{unmarked} goto choose",
     ]
     restore = [
@@ -161,7 +170,11 @@ def _base(
         *marked,
         f"{known} accept",
         *(["meta nfproto ipv6 ct state new jump strange_own"] if strange else []),
-        *(f'oifname "{u.interface}" goto {chain_name(FACT, n, u.name)}' for n, u in uplinks),
+        *(
+            f"{condition} goto {chain_name(FACT, n, u.name)}"
+            for n, u in uplinks
+            for condition in sharing.leaving(shared, u)
+        ),
     ]
     forward = [
         # A FIN of a connection that conntrack has forgotten would leave with the LAN's address.
@@ -190,8 +203,10 @@ def _base(
 
 def _strangers(configured: tuple[Uplink, ...], own_prefixes: tuple[tuple[str, ...], ...]) -> list[Chain]:
     """What stops new connections, own and forwarded ones, that would leave with another uplink's address."""
-    owned = {u.interface: p for u, p in zip(configured, own_prefixes, strict=True)}
-    natural = [u.interface for u in configured if u.nat6 == "none"]
+    shared = sharing.shared(configured)
+    having = [(u, p) for u, p in zip(configured, own_prefixes, strict=True) if sharing.serves(shared, u, 6)]
+    owned = {u.interface: p for u, p in having}
+    natural = [u.interface for u, _ in having if u.nat6 == "none"]
     if not any(p for interface, p in owned.items() if natural != [interface]) or not natural:
         return []
     of_nobody = f"ip6 saddr != {_networks([p for found in owned.values() for p in found])} return"
@@ -214,10 +229,13 @@ def _translation(
 ) -> KernelState:
     """Source addresses become the uplink's; with prefixes also back, so that hosts can be reached."""
     srcnat, dstnat = [], []
+    shared = sharing.shared(configured)
     for uplink, own in zip(configured, own_prefixes, strict=True):
         out = f'oifname "{uplink.interface}"'
-        if uplink.masquerade:
+        if uplink.masquerade and sharing.serves(shared, uplink, 4):
             srcnat.append(f"{out} meta nfproto ipv4 masquerade")
+        if not sharing.serves(shared, uplink, 6):
+            continue
         if uplink.nat6 == "prefix":
             if own:
                 srcnat.append(f"{out} ip6 saddr {_networks(own)} accept")
@@ -226,7 +244,7 @@ def _translation(
                 dstnat.append(f'iifname "{uplink.interface}" ip6 daddr {outside} dnat ip6 prefix to {inside}')
         if uplink.nat6 != "none":  # also what has no prefix of its own to go by
             srcnat.append(f"{out} meta nfproto ipv6 masquerade")
-    chains = [_chain("srcnat", Hook("nat", "postrouting", SRCNAT), srcnat)]
+    chains = [_chain("srcnat", Hook("nat", "postrouting", SRCNAT), list(dict.fromkeys(srcnat)))]
     if dstnat:
         to_the_router = "fib daddr type local accept"
         chains.append(_chain("dstnat", Hook("nat", "prerouting", DSTNAT), [to_the_router, *dstnat]))

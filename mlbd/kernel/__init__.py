@@ -62,9 +62,9 @@ class LinuxKernel:
         """The netlink port id that notifications of our own changes carry; `Watch` wants to know."""
         return self._routing.port
 
-    async def observe(self, interfaces: Collection[str]) -> Observation:
+    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
         """See `Kernel.observe`."""
-        seen = self._routing.look(interfaces)
+        seen = self._routing.look(interfaces, neighbours)
         table = self._nftables.look()
         return replace(seen, state=KernelState([*sysctl.observe(seen.facts), *seen.state.values(), *table]))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection
+from dataclasses import replace
 
+from mlbd.core.facts import InterfaceFacts
 from mlbd.core.plan import Change
 from mlbd.core.ports import Observation
 from mlbd.core.settings import FAMILIES, Family
@@ -36,7 +38,7 @@ class RtNetlink:
     def close(self) -> None:
         self._requests.close()
 
-    def look(self, interfaces: Collection[str]) -> Observation:
+    def look(self, interfaces: Collection[str], asked_neighbours: Collection[str] = ()) -> Observation:
         """Every owned route and rule, the facts of the interfaces that exist, and what others have. Raises OSError."""
         dump = self._requests.dump
         found = [link for link in map(links.read_link, dump(links.GET, links.DUMP_REQUEST)) if link is not None]
@@ -47,6 +49,8 @@ class RtNetlink:
         defaults = [hop for each in read for hop in each.defaults]
         delegated = {prefix for each in read for prefix in each.delegated}
         facts, lan_prefixes = links.read_facts(found, addresses, defaults, delegated, interfaces)
+        if asked_neighbours:
+            facts = {name: self._with_neighbours(each, asked_neighbours) for name, each in facts.items()}
         owned = [route for each in read for route in each.owned]
         return Observation(
             KernelState([*owned, *(each.rule for ours, _ in listed for each in ours)]),
@@ -57,9 +61,14 @@ class RtNetlink:
             min(each.expires for each in read),
         )
 
+    def _with_neighbours(self, facts: InterfaceFacts, addresses: Collection[str]) -> InterfaceFacts:
+        listed = self._requests.dump(neighbours.GET, neighbours.dump_request(facts.index))
+        found = [n for n in neighbours.read(listed) if n.device == facts.index and n.address in addresses]
+        return replace(facts, neighbours=tuple(sorted((n.address, n.hardware) for n in found)))
+
     def neighbour_overflows(self) -> int:
         """How often a table of neighbours was full, since the system started; of all network namespaces."""
-        return sum(map(neighbours.overflows, self._requests.dump(neighbours.GET, neighbours.DUMP_REQUEST)))
+        return sum(map(neighbours.overflows, self._requests.dump(neighbours.GET_TABLE, neighbours.TABLE_DUMP_REQUEST)))
 
     def change(self, change: Change) -> None:
         """Make one change of a route or a rule. Raises OSError, LookupError or ValueError, which say why not."""

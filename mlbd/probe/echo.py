@@ -62,13 +62,15 @@ class _Channel:
         self.uplink = order.uplink
         self.interface = order.interface
         self.interface_index = order.interface_index
-        self.socket = EchoSocket(family, order.interface)
+        self.mark = order.mark
+        self.socket = EchoSocket(family, order.interface, order.mark)
         self.targets: dict[int, _Target] = {}
         self.by_identifier: dict[int, _Target] = {}
 
     def serves(self, order: Order) -> bool:
         """SO_BINDTODEVICE bound the socket to an index, which the interface may no longer have."""
-        return self.interface_index == order.interface_index and self.interface == order.interface
+        bound = self.interface_index, self.interface, self.mark
+        return bound == (order.interface_index, order.interface, order.mark)
 
     def target(self, index: int) -> _Target:
         """The target of that index, with an identifier nobody else on this socket has. Raises OSError."""

@@ -4,7 +4,8 @@ icmplib opens the socket and builds the requests. Its receive path is not used: 
 space, when the event loop gets to it, and matches by identifier and sequence only.
 
 - SO_BINDTODEVICE, and not a mark or a source address, is what guarantees the way out; it binds to the interface's
-  index, so an interface deleted and made again needs a new socket.
+  index, so an interface deleted and made again needs a new socket. Where uplinks share the device, a mark chooses
+  among their routes.
 - ICMP_FILTER and ICMP6_FILTER (raw(7), RFC 3542 section 3.2) drop all types but echo replies and errors. A packet
   filter on top drops replies to, and errors about, other people's pings. Both only spare wake-ups; whatever gets in
   is still checked by the prober.
@@ -54,21 +55,21 @@ _LOAD_IDENTIFIER6: list[f.Instruction] = [
 class _RawSocket4(ICMPv4Socket):  # type: ignore[misc]
     """icmplib's socket, made ready before anything can be sent."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, mark: int) -> None:
+        self.place = device, mark
         super().__init__()
 
     def _create_socket(self, type: int) -> socket.socket:  # noqa: A002  (icmplib's name)
         blocked = 0xFFFFFFFF & ~(1 << 0 | 1 << 3 | 1 << 11)
         made = socket.socket(socket.AF_INET, type, socket.IPPROTO_ICMP)
-        return _prepared(made, self.device, _SOL_RAW, _ICMP_FILTER, struct.pack("@I", blocked))
+        return _prepared(made, self.place, _SOL_RAW, _ICMP_FILTER, struct.pack("@I", blocked))
 
 
 class _RawSocket6(ICMPv6Socket):  # type: ignore[misc]
     """As `_RawSocket4`; the kernel computes the checksum (RFC 3542 section 3.1)."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, mark: int) -> None:
+        self.place = device, mark
         super().__init__()
 
     def _create_socket(self, type: int) -> socket.socket:  # noqa: A002  (icmplib's name)
@@ -76,13 +77,15 @@ class _RawSocket6(ICMPv6Socket):  # type: ignore[misc]
         for passed in (1, 3, 129):
             blocked[passed >> 5] &= ~(1 << (passed & 31))
         made = socket.socket(socket.AF_INET6, type, socket.IPPROTO_ICMPV6)
-        return _prepared(made, self.device, socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("@8I", *blocked))
+        return _prepared(made, self.place, socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("@8I", *blocked))
 
 
-def _prepared(made: socket.socket, device: str, level: int, option: int, types: bytes) -> socket.socket:
+def _prepared(made: socket.socket, place: tuple[str, int], level: int, option: int, types: bytes) -> socket.socket:
+    device, mark = place
     try:
         made.setsockopt(level, option, types)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         stamp(made)
         made.setblocking(False)
     except OSError:
@@ -94,10 +97,10 @@ def _prepared(made: socket.socket, device: str, level: int, option: int, types: 
 class EchoSocket:
     """A non-blocking raw socket of one family on one device."""
 
-    def __init__(self, family: Family, device: str) -> None:
+    def __init__(self, family: Family, device: str, mark: int = 0) -> None:
         """Raises OSError: ENODEV without such a device, EPERM without CAP_NET_RAW."""
         try:
-            self._icmp = _RawSocket4(device) if family == 4 else _RawSocket6(device)
+            self._icmp = _RawSocket4(device, mark) if family == 4 else _RawSocket6(device, mark)
         except ICMPSocketError as error:
             # icmplib replaces the system's error by its own; the number is needed to say what to do.
             cause = error.__context__

@@ -41,6 +41,7 @@ def bound(order: Order, kind: socket.SocketKind) -> socket.socket:
         made = socket.socket(family, kind)
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, order.interface.encode())
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, order.mark)
             made.setblocking(False)
         except OSError:
             made.close()

@@ -31,6 +31,7 @@ UPLINK_KEYS = (
     "known here: name, interface, gateway, gateway6, weight, masquerade, nat6, prefix6, id, carrier_delay, probe"
 )
 FREE = "expected a name that no other uplink or policy has"
+APART = "uplinks with one interface are told apart by their gateways"
 
 
 def messages(text: str) -> list[str]:
@@ -160,8 +161,8 @@ REST = {
         A + "id = 1\n" + A + "id = 1",
         [
             f'f:6: uplink[1].name: found "a", {FREE}; the uplink on line 2 has it',
-            'f:7: uplink[1].interface: found "eth1", expected another interface; line 3 has it; what comes back is '
-            "told apart by interface; for two gateways on one make a macvlan for each",
+            'f:7: uplink[1].interface: found "eth1", expected another interface, or an address as gateway of each; '
+            f"line 3 has this interface, too; {APART}; where DHCP gives them out, make a macvlan for each",
             "f:8: uplink[1].id: found 1, expected another number; line 4 has it; ids tell the uplinks' marks and "
             "tables apart",
         ],

@@ -4,6 +4,7 @@ A story's lines:
 
     facts wan1 up carrier 10.1.0.2/24 via 10.1.0.1      all that a look finds; `gone`: the interface does not exist;
                                                         also `device` (its default route names no gateway), `peer A`;
+                                                        and `answers A M`: who has this hardware address;
                                                         several such lines are one look
     good fiber | lost fiber | firewall fiber            what becomes of its probes from now on; at first: good
     wait 2s                                             time passes, and the kernel follows
@@ -40,6 +41,8 @@ def interface(name: str, index: int, words: list[str]) -> InterfaceFacts:
     found = replace(found, addresses=tuple(sorted(w for w in words if "/" in w)))
     if "device" in words:
         found = replace(found, point_to_point=True, gateway4=Gateway(None))
+    answers = tuple((words[n + 1], words[n + 2]) for n, word in enumerate(words) if word == "answers")
+    found = replace(found, neighbours=answers)
     for what, value in pairwise(words):
         if what == "peer":
             found = replace(found, peer=value)

@@ -338,7 +338,7 @@ def test_translated_sources() -> None:
     seen = replace(decision(known, v6="fiber cable lte"), lan_prefixes=("fd00:1::/64",))
 
     def after(device: str, source: str) -> str | None:
-        return source_after_translation(known, seen, device, source)
+        return source_after_translation(known, seen, way(1, device), source)
 
     assert after("fiber0", "192.168.1.2") is None
     assert after("cable0", "192.168.1.2") == "192.168.1.2"

@@ -69,9 +69,9 @@ class SlowKernel(MemoryKernel):
     def _called(self, what: str, about: object) -> None:
         self.calls.append((asyncio.get_running_loop().time(), what, about))
 
-    async def observe(self, interfaces: Collection[str]) -> Observation:
+    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
         self._called("look", frozenset(interfaces))
-        found = await super().observe(interfaces)
+        found = await super().observe(interfaces, neighbours)
         await asyncio.sleep(self.look_takes)
         return found
 

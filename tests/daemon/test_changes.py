@@ -8,8 +8,8 @@ from collections.abc import Callable
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network
 from mlbd.lab.traffic import TcpConversation, attempts
+from tests.lab.inbound import asked
 from tests.lab.scene import QUICK, in_background, tables, wait_usable
-from tests.schemes.test_inbound import asked
 
 POLICIES = """
 [[policy]]

@@ -104,9 +104,10 @@ def test_no_new_connection_is_refused(flaps: Flaps, whose: str) -> None:
     failed = [a for a in flaps.connections[whose] if a.error not in ("", "timeout")]
     # Until then the kernel itself knows that there is no route, and says so. What a client began before it could begin
     # anew by the other uplink; the router's own connection has an address by then, and keeps it for its next SYN.
-    before = TIMEOUT if whose.startswith("router") else 0.05
+    before = TIMEOUT if whose.startswith("router") else 0.25
     assert {a.error for a in failed} <= {"EHOSTUNREACH"}
-    assert all(any(begin - before <= a.started < end for begin, end in flaps.pulled) for a in failed)
+    others = [a for a in failed if not any(begin - before <= a.started < end for begin, end in flaps.pulled)]
+    assert others == []
     assert {a.uplink for a in flaps.connections[whose]} >= {1, 2}
 
 

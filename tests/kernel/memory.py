@@ -39,7 +39,7 @@ class MemoryKernel:
         for facts in interfaces:
             self.appear(facts)
 
-    async def observe(self, interfaces: Collection[str]) -> Observation:
+    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
         if self.observe_error is not None:
             raise self.observe_error
         facts = {name: self.facts[name] for name in interfaces if name in self.facts}

@@ -31,6 +31,14 @@ def observe() -> Iterator[Observe]:
 
 
 @pytest.fixture
+def look_for() -> Iterator[Observe]:
+    with veth_pairs(), asyncio.Runner() as runner:
+        kernel = LinuxKernel(PROTOCOL, TABLE_BASE)
+        yield lambda neighbours: runner.run(kernel.observe(DEVICES, neighbours))
+        kernel.close()
+
+
+@pytest.fixture
 def look() -> Iterator[Look]:
     with veth_pairs(), asyncio.Runner() as runner:
         kernel = LinuxKernel(PROTOCOL, TABLE_BASE)
@@ -247,3 +255,18 @@ def test_wide_routes(observe: Observe) -> None:
         WideRoute(6, 254, "::/1", K3),
         WideRoute(6, TABLE_BASE + 512, "default", K2),
     }
+
+
+def test_hardware_addresses(look_for: Observe) -> None:
+    """Of the neighbours asked for, those that have answered on an interface asked for; others are left out."""
+    run(
+        f"ip neigh replace 10.9.1.1 lladdr 02:00:00:00:00:01 dev {K1} nud stale",
+        f"ip neigh replace 10.9.1.7 lladdr 02:00:00:00:00:07 dev {K1} nud stale",
+        f"ip neigh replace 10.9.1.1 lladdr 02:00:00:00:00:09 dev {K2} nud stale",
+        f"ip neigh replace 10.9.1.254 dev {K1} nud failed",
+        f"ip neigh replace fe80::1 lladdr 02:00:00:00:00:06 dev {K1} nud reachable",
+    )
+    found = look_for(["10.9.1.1", "10.9.1.254", "fe80::1"]).facts
+    assert found[K1].neighbours == (("10.9.1.1", "02:00:00:00:00:01"), ("fe80::1", "02:00:00:00:00:06"))
+    assert found[K2].neighbours == (("10.9.1.1", "02:00:00:00:00:09"),)
+    assert look_for([]).facts[K1].neighbours == ()

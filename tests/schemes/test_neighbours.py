@@ -11,10 +11,10 @@ import pytest
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network, wait_until
 from mlbd.lab.traffic import attempts, connect_many
+from tests.lab.inbound import asked
 from tests.lab.scene import QUICK, in_background, kernel, mlbd, tables, wait_usable
 from tests.schemes import neighbours
 from tests.schemes.neighbours import TAILNET, WG_MARK
-from tests.schemes.test_inbound import asked
 
 MASQUERADED = ('nat6 = "masquerade"',) * 2
 SENDERS = ("lan1", "router", "docker0", "virbr0", "tailscale0")
