@@ -42,8 +42,8 @@ from mlbd.probe import Prober
 from mlbd.report import History, Log, Metrics, Service, received_bytes
 from mlbd.suspicion import Suspicion
 
-GUARD_EVERY = 0.5
-"""Seconds between asking whether anybody changed nftables."""
+GUARD_EVERY = 0.7
+"""Seconds between looks whether anybody changed a sysctl."""
 
 _FIXED = ("metrics", "control", "fwmark_mask", "table_base", "rule_priority", "protocol")
 """Keys of [daemon] that are read at start only."""
@@ -105,7 +105,8 @@ class Daemon:
                     group.create_task(self.loop.run(), name="loop"),
                     group.create_task(self._watch.run(), name="watch"),
                     group.create_task(self._miimon(), name="miimon"),
-                    group.create_task(self._guard_nftables(), name="nftables"),
+                    group.create_task(self._kernel.hear_nftables(self.loop.look_again), name="nftables"),
+                    group.create_task(self._guard_sysctls(), name="sysctls"),
                     group.create_task(self._ready(), name="ready"),
                     group.create_task(self._hooks.run(), name="hooks"),
                 ]
@@ -139,7 +140,7 @@ class Daemon:
             uplinks=router.uplink_status(now, offset),
             policies=router.policy_status(),
             last_cycle=self.loop.last_cycle,
-            warnings=(*self.warnings, *self._diversions(), *filter(None, [self._suspicion.warning])),
+            warnings=(*self.warnings, *self._diversions(), *filter(None, [self._suspicion.warning, self.loop.fight])),
         )
 
     def _diversions(self) -> tuple[str, ...]:
@@ -266,15 +267,14 @@ class Daemon:
         except OSError:
             return 0
 
-    async def _guard_nftables(self) -> None:
-        """Asks whether anybody changed it; to be told would make the kernel report every map element that we change."""
-        seen = None
+    async def _guard_sysctls(self) -> None:
+        """Nothing tells that one was changed."""
+        before: list[bytes] = []
         while True:
-            with contextlib.suppress(OSError):  # said by the look that fails for the same reason
-                generation = self._kernel.nft_generation()
-                if seen is not None and generation != seen:
-                    self.loop.look_again()
-                seen = generation
+            now = self._kernel.sysctls(self.loop.router.interfaces())
+            if now != before:
+                self.loop.look_again()
+            before = now
             await asyncio.sleep(GUARD_EVERY)
 
     async def _ready(self) -> None:
@@ -312,9 +312,14 @@ class Daemon:
         elif before and not cycle.errors:
             self._log.info("the kernel agrees again")
 
-    def repaired(self, changes: Sequence[Change]) -> None:
+    def repaired(self, changes: Sequence[Change], by: Collection[str]) -> None:
         self._metrics.repaired(changes)
-        self._log.warning("repaired what another program changed", changes=[describe(c) for c in changes][:20])
+        who = {"by": " or ".join(sorted(by))} if by else {}
+        told = [describe(c) for c in changes][:20]
+        self._log.warning("repaired what another program changed", **who, changes=told)
+
+    def fight(self, advice: str) -> None:
+        self._log.warning("another program works against mlbd", reason=advice)
 
     def cut(self, uplink: str) -> None:
         self._maintenance.cut(uplink)

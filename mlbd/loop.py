@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Protocol
 
 from mlbd.core.describe import describe_object
 from mlbd.core.desired import desired, released
+from mlbd.core.drift import advice
 from mlbd.core.layout import Layout
 from mlbd.core.plan import Change, Phase, apply, plan
 from mlbd.core.ports import ApplyError, Kernel, Observation
@@ -47,8 +48,11 @@ class Report(Protocol):
     def cycle(self, cycle: CycleStatus, changes: Sequence[Change]) -> None:
         """A cycle ended; `changes` are those that were made."""
 
-    def repaired(self, changes: Sequence[Change]) -> None:
-        """Somebody else changed what is ours, and it was put right."""
+    def repaired(self, changes: Sequence[Change], by: Collection[str]) -> None:
+        """Somebody else changed what is ours, and it is put right; `by`: programs that may have done it."""
+
+    def fight(self, advice: str) -> None:
+        """Somebody does that again and again, so repairs will wait longer."""
 
     def cut(self, uplink: str) -> None:
         """The connections of an uplink were cut loose."""
@@ -89,6 +93,10 @@ class Loop:
         self._seen = False
         self._repairs = 0
         self._truce_until = -inf
+        self.fight = ""
+        """About somebody who does not stop changing what is ours; "" if nobody does."""
+        self._others: set[str] = set()
+        """Programs that changed something since the last look."""
         self._pending: list[Transition] = []
         self._first = asyncio.Event()
 
@@ -111,8 +119,10 @@ class Loop:
         if name in self.router.interfaces():
             self.look_again()
 
-    def look_again(self) -> None:
-        """Something that is ours, or that facts come from, may have changed."""
+    def look_again(self, by: str = "") -> None:
+        """Something that is ours, or that facts come from, may have changed; `by` a program, if that is known."""
+        if by:
+            self._others.add(by)
         self._look_at = min(self._look_at, max(self._clock(), self._looked + LOOK_PAUSE, self._truce_until))
         self._wake.set()
 
@@ -239,30 +249,36 @@ class Loop:
         self._looked = self._clock()
         self._look_at = self._looked + LOOK_EVERY
         asked: set[str] = set()
-        while not asked.issuperset(self.router.interfaces()):  # a reload may come in between
-            asked = set(self.router.interfaces())
-            saved = {item.scope for item in self._mirror.values() if isinstance(item, Saved)}
-            observation = await self._kernel.observe(asked | saved, self.router.gateways())
+        saved = _saved(self._mirror)
+        # A reload may come in between, and what an earlier run has changed is only known from a look.
+        while not asked.issuperset(saved.union(self.router.interfaces())):
+            asked = saved.union(self.router.interfaces())
+            observation = await self._kernel.observe(asked, self.router.gateways())
+            saved = _saved(observation.state)
         expected = self._mirror if self._mirror_true else None
+        others, self._others = self._others, set()
         self._notes = KernelState(item for item in self._mirror.values() if isinstance(item, Saved))
         self._mirror, self._mirror_true, self._seen = observation.state, True, True
         self.observation = observation
         self._look_at = min(self._look_at, self._looked + observation.expires + EXPIRED)
         self._note(self.router.see(observation.facts, self._clock(), observation.lan_prefixes))
         if expected is not None:
-            self._note_repairs(expected)
+            self._note_repairs(expected, others)
 
-    def _note_repairs(self, expected: KernelState) -> None:
+    def _note_repairs(self, expected: KernelState, others: Collection[str]) -> None:
         """Reports what somebody else changed: it is not as we left it, and not as we want it."""
         changes = plan(self._desired(self._mirror), self._mirror)
         foreign = [c for c in changes if c.new is not None and expected.get(c.new.key) == c.new]
         extra = [c for c in changes if c.new is None and c.object.key not in expected]
         if not foreign and not extra:
-            self._repairs = 0
+            self._repairs, self.fight = 0, ""
             return
-        self._report.repaired(foreign + extra)
+        self._report.repaired(foreign + extra, others)
         self._repairs += 1
         if self._repairs > 3:  # a fight; nobody wins it by hurrying
+            if not self.fight:
+                self.fight = advice(foreign + extra, others)
+                self._report.fight(self.fight)
             self._truce_until = self._clock() + min(BACKOFF_MAX, BACKOFF_MIN * 2.0 ** min(self._repairs, 10))
 
     def _desired(self, observed: KernelState) -> KernelState:
@@ -321,6 +337,11 @@ class Loop:
             else:
                 self._report.cut(self.router.cut(code))
         return errors
+
+
+def _saved(state: KernelState) -> set[str]:
+    """Scopes of which somebody's sysctls are to be put back one day."""
+    return {item.scope for item in state.values() if isinstance(item, Saved)}
 
 
 def _error_text(error: ApplyError) -> str:

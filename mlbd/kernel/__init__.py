@@ -2,7 +2,8 @@
 
     LinuxKernel          looks and changes; what the loop uses
       rtnetlink          routes, rules, links, addresses       netlink, routes, rules, links: its codec
-      nftables           the table inet mlbd                   nftlook: reads it; libnftables, nftext, elements
+      nftables           the table inet mlbd                   nftlook: reads it; libnftables, nftext, elements: change
+                                                               it; commits: hears who else does
       sysctl             settings of an interface, and of multipath routes
       conntrack          cuts connections loose
       lookup             where a packet would go, and the connections there are
@@ -15,7 +16,7 @@ call, so a thread would add its own latency to a failover and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -123,6 +124,10 @@ class LinuxKernel:
         """See `lookup.connections`. Blocks; may be called in a thread. Raises OSError."""
         return lookup.connections(family, protocol, source, destination, port, source_port)
 
+    def sysctls(self, interfaces: Collection[str]) -> list[bytes]:
+        """See `sysctl.raw`."""
+        return sysctl.raw(interfaces)
+
     def counters(self) -> dict[str, int]:
         """Packets by the name of each nftables counter. Raises OSError."""
         return self._nftables.counters()
@@ -131,9 +136,9 @@ class LinuxKernel:
         """How often a table of neighbours was full, since the system started. Raises OSError."""
         return self._routing.neighbour_overflows()
 
-    def nft_generation(self) -> int:
-        """A number that changes with every nftables transaction, also of others. Cheap. Raises OSError."""
-        return self._nftables.generation()
+    async def hear_nftables(self, on_change: Callable[[str], None]) -> None:
+        """See `Commits.run`. Raises OSError."""
+        await self._nftables.others.run(on_change)
 
     def close(self) -> None:
         self._lookups.close()

@@ -28,7 +28,7 @@ from typing import Any
 
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
-_SOL_NETLINK = 270
+SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
@@ -224,10 +224,10 @@ class Requests:
     def _opened(self) -> socket.socket:
         if self._socket is None:
             opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, self._protocol)
-            opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-            opened.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+            opened.setsockopt(SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+            opened.setsockopt(SOL_NETLINK, _NETLINK_EXT_ACK, 1)
             if self._protocol == NETLINK_ROUTE:
-                opened.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+                opened.setsockopt(SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
             opened.bind((0, 0))
             opened.settimeout(_TIME_LIMIT)
             self._socket = opened

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mlbd.core.plan import Change
 from mlbd.core.state import KernelState, Nft
+from mlbd.kernel.commits import Commits
 from mlbd.kernel.elements import Elements, only_elements
 from mlbd.kernel.libnftables import LibNftables, NftError
 from mlbd.kernel.nftext import transaction
@@ -19,11 +20,14 @@ class NfTables:
         self._nft = LibNftables()
         self._elements = Elements()
         self._reader = TableReader()
+        self.others = Commits()
+        """To hear of others' changes."""
 
     def close(self) -> None:
         self._nft.close()
         self._elements.close()
         self._reader.close()
+        self.others.close()
 
     def look(self) -> list[Nft]:
         """Everything in the table. Raises OSError."""
@@ -33,15 +37,15 @@ class NfTables:
         """Packets by counter name. Raises OSError."""
         return self._reader.counters()
 
-    def generation(self) -> int:
-        """See `TableReader.generation`."""
-        return self._reader.generation()
-
     def change(self, changes: Sequence[Change]) -> None:
         """All changes in one transaction. Raises NftError, and ValueError for what can't be written in nft's language.
 
         It is made for what the plan saw. If that fails, it is made once more for what is there now.
         """
+        with self.others.unheard():
+            self._make(changes)
+
+    def _make(self, changes: Sequence[Change]) -> None:
         if all(change.new is None for change in changes):
             self._delete(changes)
             return

@@ -8,7 +8,9 @@ Source: the kernel's Documentation/networking/ip-sysctl.rst.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from mlbd.core.state import OF_IPV6, Sysctl
@@ -39,6 +41,24 @@ def observe(interfaces: Iterable[str]) -> Iterator[Sysctl]:
             yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
 
 
+def raw(interfaces: Iterable[str]) -> list[bytes]:
+    """What the files of those that `observe` would show have in them, for comparison only: it costs a tenth."""
+    found = []
+    for scope in (*interfaces, *GLOBAL_SCOPES):
+        for name in GLOBAL_NAMES if scope in GLOBAL_SCOPES else NAMES:
+            try:
+                file = os.open(_path(scope, name), os.O_RDONLY)
+            except (OSError, ValueError):
+                continue
+            try:
+                found.append(os.read(file, 64))
+            except OSError:
+                pass
+            finally:
+                os.close(file)
+    return found
+
+
 def write(sysctl: Sysctl) -> None:
     """Set it. Raises OSError: no such interface, /proc/sys is read-only. ValueError: it is none of ours."""
     path = _path(sysctl.scope, sysctl.name)
@@ -51,6 +71,7 @@ def write(sysctl: Sysctl) -> None:
         raise OSError(error.errno, f"{path} can't be written: {error.strerror}") from None
 
 
+@lru_cache(maxsize=4096)
 def _path(scope: str, name: str) -> Path:
     if scope in GLOBAL_SCOPES and name in GLOBAL_NAMES:
         return _ROOT / scope[1:] / name

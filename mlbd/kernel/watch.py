@@ -17,14 +17,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
-from mlbd.kernel import links, routes
+from mlbd.kernel import links, routes, rules
 from mlbd.kernel.netlink import HEADER, NETLINK_ROUTE, split
 
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
 _GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 8, 9, 11, 19))
 """RTNLGRP_LINK; IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE; IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE."""
+_OF_PROGRAMS = (routes.NEW, routes.DELETE, rules.NEW, rules.DELETE)
+_LAST_PROCESS = 1 << 22
+"""PID_MAX_LIMIT."""
 _AT_ONCE = 100
 """Datagrams read before the event loop may do something else."""
 
@@ -32,14 +36,15 @@ _AT_ONCE = 100
 class Watch:
     """Hears from the moment it is made; calls back while `run` runs. Raises OSError when made.
 
-    `on_link(name, index, up, carrier)` for every link notification, `on_change()` for an address, a default or foreign
-    route, a rule or a vanished link, unless its port is `own_port()`; `on_overrun()` when notifications were lost.
+    `on_link(name, index, up, carrier)` for every link notification, `on_change(program)` for an address, a default or
+    foreign route, a rule or a vanished link, unless its port is `own_port()`; the program is the one that changed a
+    route or a rule, "" if that is not known. `on_overrun()` when notifications were lost.
     """
 
     def __init__(
         self,
         on_link: Callable[[str, int, bool, bool], None],
-        on_change: Callable[[], None],
+        on_change: Callable[[str], None],
         on_overrun: Callable[[], None],
         own_port: Callable[[], int],
     ) -> None:
@@ -58,7 +63,7 @@ class Watch:
             self._socket.close()
 
     def _read(self) -> None:
-        changed = False
+        changed: dict[str, None] = {}
         for _ in range(_AT_ONCE):
             try:
                 datagram = self._socket.recv(1 << 16)
@@ -74,9 +79,9 @@ class Watch:
                     if link is not None:
                         self._on_link(link.name, link.index, link.up, link.carrier)
                 elif port != self._own_port() and _matters(kind, message):
-                    changed = True
-        if changed:
-            self._on_change()
+                    changed[_program(port) if kind in _OF_PROGRAMS else ""] = None
+        for program in changed:
+            self._on_change(program)
 
     def _begin_again(self) -> None:
         try:
@@ -99,6 +104,16 @@ def _listening() -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
     listening.bind((0, _GROUPS))
     return listening
+
+
+def _program(port: int) -> str:
+    """Whose port it is: a program's first one is its process number (net/netlink/af_netlink.c, netlink_autobind). Not
+    known of one that has ended by now.
+    """
+    try:
+        return Path(f"/proc/{port}/comm").read_text().strip() if 0 < port <= _LAST_PROCESS else ""
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _matters(kind: int, message: bytes) -> bool:

@@ -19,6 +19,7 @@ MESSAGE_IDS = {
     "the kernel refused changes; trying again": "0c18b84d40704f58b3ef05e8b454ad00",
     "the kernel agrees again": "c12eea5906c3465db89d63fb3b2db26e",
     "repaired what another program changed": "37fa0c15aea4490fa81599f93c68f7b9",
+    "another program works against mlbd": "4955ea9310d04d2dabf5f3fe0fde7298",
     "connections cut loose": "1ccc74a1c8de4e74a554d893c15106b0",
     "netlink messages were lost, looking again": "37d0ec181f884cb3826e59443240e498",
     "maintenance": "2d481c0c7ebc4af2b992bb02fc1b7bc3",

@@ -110,6 +110,7 @@ class Shell:
         self.transitions: list[tuple[Transition, float | None]] = []
         self.cycles: list[CycleStatus] = []
         self.repairs: list[tuple[float, list[Change]]] = []
+        self.fights: list[str] = []
         self.cuts: list[str] = []
         self.outcomes: list[Outcome] = []
         self.on_transition: Callable[[Transition], None] = lambda _: None
@@ -148,8 +149,11 @@ class Shell:
     def cycle(self, cycle: CycleStatus, changes: Sequence[Change]) -> None:
         self.cycles.append(cycle)
 
-    def repaired(self, changes: Sequence[Change]) -> None:
+    def repaired(self, changes: Sequence[Change], by: Collection[str]) -> None:
         self.repairs.append((self.clock(), list(changes)))
+
+    def fight(self, advice: str) -> None:
+        self.fights.append(advice)
 
     def cut(self, uplink: str) -> None:
         self.cuts.append(uplink)

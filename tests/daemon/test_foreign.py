@@ -73,12 +73,52 @@ def test_rules_and_routes_are_put_back_within_a_second(world: tuple[Network, Dae
 )
 def test_nftables_are_put_back_within_a_second(world: tuple[Network, Daemon], damage: str) -> None:
     """What somebody does to our table is undone within 1 s (scenario 11)."""
-    net, _ = world
+    net, daemon = world
     before = net.run("router", ["nft", "-s", "list", "table", "inet", "mlbd"])
     net.run("router", ["sh", "-ec", damage])
     assert wait_until(lambda: mlbd_table(net) == before, what="the repair") < 1.0
     assert connect_many(net, "lan1", 20).keys() == {1, 2}
+    record = [r for r in daemon.log() if r["event"] == "repaired what another program changed"][-1]
+    assert (record["by"], any("nft" in change for change in record["changes"])) == ("nft", True)
     time.sleep(0.4)
+
+
+@pytest.mark.parametrize("setting", ["ipv4/conf/wan1/src_valid_mark", "ipv4/fib_multipath_hash_policy"])
+def test_sysctls_are_put_back_within_a_second(world: tuple[Network, Daemon], setting: str) -> None:
+    """A setting of ours that somebody changes, of which nobody is told, is as it was within 1 s, and counted."""
+    net, _ = world
+    path, counted = f"/proc/sys/net/{setting}", repairs(net, "sysctl")
+    before = net.run("router", ["cat", path])
+    net.run("router", ["sh", "-c", f"echo 0 > {path}"])
+    assert net.run("router", ["cat", path]) != before
+    assert wait_until(lambda: net.run("router", ["cat", path]) == before, what="the repair") < 1.0
+    wait_until(lambda: repairs(net, "sysctl") == counted + 1, what="the count")
+    time.sleep(0.4)
+
+
+_FIGHTS = {
+    "rule": ("ip rule del pref 12001", "systemd-networkd"),
+    "nft": (
+        "nft delete chain inet mlbd prerouting",
+        "undone again and again by nft, so repairs wait longer: often a fire",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _FIGHTS)
+def test_a_fight_is_a_warning_until_it_ends(start: Start, kind: str) -> None:
+    """Who undoes repairs again and again is not outrun: a warning in log and status, while it goes on, names the
+    usual suspect and the remedy.
+    """
+    net, daemon = start()
+    damage, said = _FIGHTS[kind]
+    fighting = net.spawn("router", ["sh", "-c", f"while :; do {damage} 2>/dev/null; sleep 0.02; done"])
+    daemon.wait_for(lambda status: any(said in warning for warning in status["warnings"]), what="the warning")
+    fighting.kill()
+    fighting.wait()
+    assert [r["reason"] for r in daemon.log() if r["event"] == "another program works against mlbd"]
+    daemon.wait_for(lambda status: status["warnings"] == [], timeout=15, what="that it is over")
+    assert connect_many(net, "lan1", 20).keys() == {1, 2}
 
 
 def mlbd_table(net: Network) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,14 +28,16 @@ def _namespace() -> Iterator[None]:
 
 
 class Heard:
-    """A watch, and what it said: link notifications as they came, the others counted."""
+    """A watch, and what it said: link notifications as they came, the others counted, the programs named."""
 
     def __init__(self, own_port: int = -1) -> None:
         self.links: list[tuple[str, int, bool, bool]] = []
+        self.programs: list[str] = []
         self.changes = self.overruns = 0
         self.watch = Watch(lambda *link: self.links.append(link), self._change, self._overrun, lambda: own_port)
 
-    def _change(self) -> None:
+    def _change(self, program: str) -> None:
+        self.programs.append(program)
         self.changes += 1
 
     def _overrun(self) -> None:
@@ -105,6 +110,29 @@ def test_changes_by_others_are_heard(command: str) -> None:
         await until(lambda: heard.changes > 0)
 
     listen(heard, story)
+
+
+def test_a_program_that_still_runs_is_named() -> None:
+    """A route or a rule changed by a program's first netlink socket, as by a daemon's, carries its process number."""
+    heard = Heard()
+    program = """
+import socket, sys
+from mlbd.kernel import rules
+from mlbd.core.state import Rule
+from mlbd.kernel.netlink import CREATE, Requests
+Requests().request(rules.NEW, CREATE, rules.encode(Rule(4, 77, table=77), 4))
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as running:
+
+        async def story() -> None:
+            await until(lambda: heard.programs != [])
+
+        listen(heard, story)
+        name = Path(f"/proc/{running.pid}/comm").read_text().strip()
+        assert running.stdin is not None
+        running.stdin.write(b"\n")
+    assert name in heard.programs
 
 
 def test_routes_to_somewhere_in_particular_are_not_worth_a_look() -> None:
