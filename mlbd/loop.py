@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from typing import Protocol
 
@@ -37,6 +37,8 @@ LOOK_PAUSE = 0.2
 """At most one look caused by events in this time, but the first is never delayed."""
 BACKOFF_MIN = 0.1
 BACKOFF_MAX = 30.0
+RELEASES = 5
+"""Times that a release which failed is tried again."""
 
 
 class Report(Protocol):
@@ -295,21 +297,26 @@ class Loop:
         stranded = router.to_cut()
         if not router.settled:
             steps = [c for c in steps if c.phase is Phase.PREPARE]
-        # What a sysctl was must be remembered before it is changed, or it could not be put back.
+        # What a sysctl was must be remembered before it is changed, and until it is put back.
         saving = [c for c in steps if isinstance(c.new, Saved)]
         errors = list(await self._apply(saving))
-        unsaved = {e.change.object.key[1] for e in errors}
+        unsaved = _scopes(errors)
+        sysctls = [c for c in steps if c.kind == "sysctl" and c.object.key[1] not in unsaved]
+        errors += await self._apply(sysctls)
+        unset = _scopes(errors)
+        done = {*saving, *sysctls}
         retiring = [c for c in steps if c.phase is Phase.RETIRE and c.kind in ("rule", "route")]
-        withheld = {*saving, *retiring, *(c for c in steps if c.kind == "sysctl" and c.object.key[1] in unsaved)}
-        errors += await self._apply([c for c in steps if c not in withheld] if withheld else steps)
+        noted = (c for c in steps if c.kind in ("sysctl", "saved") and c.object.key[1] in unset)
+        withheld = {*retiring, *noted} - done
+        later = done | withheld
+        errors += await self._apply([c for c in steps if c not in later] if later else steps)
         at = self._clock()
         refused = {e.change.kind for e in errors}
-        switched = refused <= {"sysctl", "rule", "route"}
+        switched = refused <= {"sysctl", "saved", "rule", "route"}
         for transition in transitions:
             self._report.transition(transition, at - transition.at if switched else None)
         texts = await self._cut(stranded & router.to_cut()) if switched else []
-        withheld -= set(saving)
-        if refused <= {"sysctl"}:
+        if refused <= {"sysctl", "saved"}:
             errors += await self._apply(retiring)
             withheld -= set(retiring)
         withheld |= {e.change for e in errors}
@@ -332,6 +339,7 @@ class Loop:
         for code in sorted(codes):
             try:
                 await self._kernel.cut(layout.mark(code), layout.mask)
+                await self._kernel.abandon(self.router.stranded(code))
             except OSError as error:
                 errors.append(f"connections of uplink id {code} could not be cut loose: {error}")
             else:
@@ -344,13 +352,38 @@ def _saved(state: KernelState) -> set[str]:
     return {item.scope for item in state.values() if isinstance(item, Saved)}
 
 
+def _scopes(errors: Iterable[ApplyError]) -> set[object]:
+    """Of sysctls, and of notes of what they were."""
+    return {e.change.object.key[1] for e in errors}
+
+
 def _error_text(error: ApplyError) -> str:
     return f"{error.reason} ({describe_object(error.change.object)})"
 
 
 async def release(kernel: Kernel) -> Sequence[ApplyError]:
-    """Removes everything owned; sysctls become what they were. Looks twice: sysctls are shown of known interfaces."""
+    """Removes everything owned; sysctls become what they were. What fails is tried again for about three seconds.
+
+    Raises OSError if the kernel could not be looked at all that time.
+    """
+    for number in range(RELEASES):
+        with contextlib.suppress(OSError):
+            if not await _release(kernel):
+                return []
+        await asyncio.sleep(BACKOFF_MIN * 2**number)
+    return await _release(kernel)
+
+
+async def _release(kernel: Kernel) -> Sequence[ApplyError]:
+    """Looks twice: sysctls are shown of known interfaces. Rules stay while there are marks that need them."""
     observation: Observation = await kernel.observe(())
-    saved = {item.scope for item in observation.state.values() if isinstance(item, Saved)}
-    state = (await kernel.observe(saved)).state
-    return await kernel.apply(plan(released(state), state))
+    state = (await kernel.observe(_saved(observation.state))).state
+    steps = plan(released(state), state)
+    errors = [*await kernel.apply([c for c in steps if c.kind == "sysctl"])]
+    unset = _scopes(errors)
+    retiring = [c for c in steps if c.kind in ("rule", "route")]
+    rest = [c for c in steps if c.kind != "sysctl" and not (c.kind == "saved" and c.object.key[1] in unset)]
+    errors += await kernel.apply([c for c in rest if c not in retiring])
+    if {e.change.kind for e in errors} <= {"sysctl"}:
+        errors += await kernel.apply(retiring)
+    return errors

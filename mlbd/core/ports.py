@@ -88,6 +88,12 @@ class Kernel(Protocol):
         """
         ...
 
+    async def abandon(self, addresses: Collection[str]) -> None:
+        """End the router's own sockets, not bound to a device, that are connected by UDP or connecting by TCP from one
+        of these addresses, so that their programs begin anew. Raises OSError; the event loop is not blocked meanwhile.
+        """
+        ...
+
     async def cut(self, mark: int, mask: int) -> None:
         """Delete the conntrack entries, of both families, for which `ct mark & mask == mark`. Raises OSError.
 

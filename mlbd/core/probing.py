@@ -43,7 +43,7 @@ class Order:
     ask: Target = GATEWAY
     """What to send."""
     mark: int = 0
-    """Of the packet, where the interface alone does not lead to the uplink; 0: none."""
+    """Of the packet: it is this uplink's, also where another has the same interface, and whatever becomes of others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
-from mlbd.core import sharing
+from mlbd.core import prefixes, sharing
 from mlbd.core.decision import Decision, Pick, View, decide
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.layout import Identities, Layout, assign
@@ -97,15 +97,14 @@ class Router:
 
     def orders(self, now: float) -> tuple[list[Order], list[Transition]]:
         """The probes to send now; they count as sent."""
+        layout = Layout.of(self.settings.daemon)
         orders: list[Order] = []
         out: list[Transition] = []
         for uplink in self._uplinks.values():
             if uplink.deadline <= now:
                 more, transitions = uplink.orders(now)
-                if len(self._by_interface[uplink.settings.interface]) > 1:
-                    mark = Layout.of(self.settings.daemon).mark(uplink.id)
-                    more = [replace(order, mark=mark) for order in more]
-                orders += more
+                mark = layout.mark(uplink.id)
+                orders += [replace(order, mark=mark) for order in more]
                 out += transitions
         return orders, self._noted(out)
 
@@ -179,6 +178,18 @@ class Router:
         if any(u.usable for u in self._uplinks.values()):
             codes |= self._orphans
         return frozenset(codes)
+
+    def stranded(self, code: int) -> tuple[str, ...]:
+        """Addresses with which the router's own sockets can't leave but by this uplink, while it is out."""
+        uplink = next((u for u in self._uplinks.values() if u.id == code), None)
+        if uplink is None or uplink.carries:
+            return ()
+        every = [u.facts for u in self._uplinks.values()]
+        shared = sharing.shared(self.settings.uplinks)
+        own = sharing.own_addresses(shared, uplink.settings, uplink.facts, every)
+        own6 = () if uplink.facts is None else uplink.facts.addresses_of(6)
+        families = (own if not self.settings.marks_own(4) else ()), (own6 if not self.settings.marks_own(6) else ())
+        return tuple(address.partition("/")[0] for found in families for address in found)
 
     def cut(self, code: int) -> str:
         """That was done; returns the uplink's name, or "" for one that is not configured any more."""
@@ -304,7 +315,17 @@ def preview(
         state = UplinkState(uplink, identities.uplinks[uplink.name], 0.0)
         state.see(sharing.narrowed(shared, uplink, facts.get(uplink.interface)), 0.0)
         view, before = state.view(), known.get(uplink.name)
-        usable = view.paths != (None, None) and (before is None or before.usable)
-        views[uplink.name] = replace(view, usable=usable, down_since=-inf if before is None else before.down_since)
+        sendable = view.paths != (None, None)
+        view = replace(view, usable=sendable and (before is None or before.usable))
+        if before is not None:  # what facts of now don't tell
+            view = replace(
+                view,
+                families=view.families | before.families,
+                down_since=before.down_since,
+                prefixes=prefixes.owned(uplink, view.facts, before.prefixes),
+                degraded=before.degraded,
+                carries=sendable and before.carries,
+            )
+        views[uplink.name] = view
     picks = decide(settings, views, settled=True)
     return Decision(views, picks, dead & views.keys(), settled=True, lan_prefixes=lan_prefixes)

@@ -165,6 +165,15 @@ def _base(
         for family in FAMILIES
         if f"ipv{family}" not in marking
     ]
+    established = f"ct mark & {flag} == 0 ct state established ct mark set ct mark | {flag}"
+    reset = f"tcp flags & (syn | rst) == 0 ct mark & {layout.code_mask:#010x} @dead reject with tcp reset"
+    own_tcp = [
+        established,
+        # Probes, which carry a mark, are to find out that it works again.
+        f"meta mark & {layout.code_mask:#010x} == 0 ct direction original {reset}",
+    ]
+    tcp = f"meta l4proto tcp {known} jump own_tcp"
+    output = [*marked, _RENEWAL, tcp, f"{known} goto restore", *choosing]
     # Also connections that began before us are recorded, hence no `ct state new`.
     postrouting = [
         *marked,
@@ -182,17 +191,17 @@ def _base(
         *(["meta nfproto ipv6 ct state new jump strange_forwarded"] if strange else []),
         f"ct mark & {layout.code_mask:#010x} == 0 accept",
         "meta l4proto != tcp accept",
-        f"ct mark & {flag} == 0 ct state established ct mark set ct mark | {flag}",
+        established,
         # Who came in may well get through, whatever the probes say, and could not choose another uplink.
-        f"iifname != {interfaces} ct direction original tcp flags & (syn | rst) == 0 "
-        f"ct mark & {layout.code_mask:#010x} @dead reject with tcp reset",
+        f"iifname != {interfaces} ct direction original {reset}",
     ]
     return KernelState(
         [
             _chain("prerouting", Hook("filter", "prerouting", STEER), prerouting),
-            _chain("output", Hook("route", "output", STEER), [*marked, _RENEWAL, f"{known} goto restore", *choosing]),
+            _chain("output", Hook("route", "output", STEER), output),
             _chain("postrouting", Hook("filter", "postrouting", STEER), postrouting),
             _chain("forward", Hook("filter", "forward", MANGLE), forward),
+            _chain("own_tcp", None, own_tcp),
             _chain("restore", None, restore),
             _chain("choose", None, ["meta nfproto ipv4 goto choose4", "goto choose6"]),
             *renew,

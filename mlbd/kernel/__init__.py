@@ -5,17 +5,18 @@
       nftables           the table inet mlbd                   nftlook: reads it; libnftables, nftext, elements: change
                                                                it; commits: hears who else does
       sysctl             settings of an interface, and of multipath routes
-      conntrack          cuts connections loose
+      conntrack, owned   cut connections loose, end sockets of our own
       lookup             where a packet would go, and the connections there are
     Watch                says that something happened
     CarrierReader        reads carriers now
 
-Everything but `cut` and `connections` is done on the thread of the event loop: the kernel answers within the system
-call, so a thread would add its own latency to a failover and nothing else.
+Everything but `cut`, `abandon` and `connections` is done on the thread of the event loop: the kernel answers within the
+system call, so a thread would add its own latency to a failover and nothing else.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -26,7 +27,7 @@ from mlbd.core.plan import Change
 from mlbd.core.ports import ApplyError, Connection, KernelUnavailableError, Observation, Way
 from mlbd.core.settings import Family
 from mlbd.core.state import KernelState, Nft, Object, Sysctl
-from mlbd.kernel import conntrack, lookup, sysctl
+from mlbd.kernel import conntrack, lookup, owned, sysctl
 from mlbd.kernel.carrier import CarrierReader
 from mlbd.kernel.libnftables import NftError
 from mlbd.kernel.netlink import Requests
@@ -82,6 +83,11 @@ class LinuxKernel:
                     errors += [ApplyError(change, reason) for change in batch]
         self._routing.forget()
         return errors
+
+    async def abandon(self, addresses: Collection[str]) -> None:
+        """See `Kernel.abandon`."""
+        if addresses:
+            await asyncio.to_thread(owned.abandon, addresses)
 
     async def cut(self, mark: int, mask: int) -> None:
         """See `Kernel.cut`. ValueError for a mark or mask of 0."""

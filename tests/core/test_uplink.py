@@ -303,8 +303,8 @@ def test_orders_name_the_interface_and_where_to() -> None:
     world = one(Probe(targets=(GATEWAY, FAR)))
     world.wait(0.0)
     assert [order for _, order in world.orders] == [
-        Order("a", 0, 1, "a0", 1, "10.1.0.1"),
-        Order("a", 1, 1, "a0", 1, "192.0.2.1", FAR),
+        Order("a", 0, 1, "a0", 1, "10.1.0.1", mark=0x01000000),
+        Order("a", 1, 1, "a0", 1, "192.0.2.1", FAR, mark=0x01000000),
     ]
 
 

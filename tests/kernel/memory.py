@@ -27,6 +27,7 @@ class MemoryKernel:
         self.state = KernelState([*defaults, *objects])
         self.cuts: list[tuple[int, int]] = []
         """Mark and mask of every `cut`."""
+        self.abandoned: list[str] = []
         self.applied: list[Change] = []
         """Every change made, in order."""
         self.refuse: Callable[[Change], str | None] = lambda change: None
@@ -59,6 +60,9 @@ class MemoryKernel:
                     self.state = plan.apply(batch, self.state)
                     self.applied += batch
         return errors
+
+    async def abandon(self, addresses: Collection[str]) -> None:
+        self.abandoned += addresses
 
     async def cut(self, mark: int, mask: int) -> None:
         if not mark or not mask:
