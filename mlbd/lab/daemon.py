@@ -56,14 +56,15 @@ class Daemon:
     def pid(self) -> int:
         return self._running().pid
 
-    def start(self, *, timeout: float = 15.0) -> Self:
-        """Start it and wait until every uplink has a verdict. Raises LabError, with its log, if it does not."""
+    def start(self, *, timeout: float = 15.0, wait: bool = True) -> Self:
+        """Start it and `wait` until every uplink has a verdict. Raises LabError, with its log, if it does not."""
         if self._process is not None and self._process.poll() is None:
             raise LabError("The daemon is already running.")
         command = [sys.executable, "-m", "mlbd", "run", "-c", str(self.file)]
         with self._log.open("ab") as log:
             self._process = self._net.spawn("router", command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self.wait_for(lambda status: bool(status["settled"]), timeout=timeout, what="that the daemon settles")
+        if wait:
+            self.wait_for(lambda status: bool(status["settled"]), timeout=timeout, what="that the daemon settles")
         return self
 
     def command(self, name: str, **arguments: object) -> Any:
