@@ -69,6 +69,7 @@ def ruleset(settings: Settings, identities: Identities, decision: Decision) -> I
     addresses = tuple(sharing.own_addresses(shared, uplink, facts, every) for uplink, facts in found)
     yield _leases(numbers, settings.uplinks, addresses)
     yield _translation(settings.uplinks, own, decision.lan_prefixes)
+    yield _guard(settings.uplinks, addresses)
     yield _helpers(settings.conntrack.helpers)
     yield from steering(settings, identities, decision)
     dead = (layout.mark(identities.uplinks[name]) for name in decision.dead)
@@ -258,6 +259,25 @@ def _translation(
         to_the_router = "fib daddr type local accept"
         chains.append(_chain("dstnat", Hook("nat", "prerouting", DSTNAT), [to_the_router, *dstnat]))
     return KernelState(chains)
+
+
+PRIVATE = ("10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
+"""RFC 1918, 3927, 6598."""
+
+
+@lru_cache(maxsize=8)
+def _guard(configured: tuple[Uplink, ...], addresses: tuple[tuple[str, ...], ...]) -> KernelState:
+    """Where an interface has no address at this moment, the kernel masquerades with, or sends from, one of another
+    interface (net/ipv4/devinet.c, inet_select_addr). Such a packet would be another uplink's, or the LAN's.
+    """
+    translating = list(dict.fromkeys(f'"{u.interface}"' for u in configured if u.masquerade))
+    if not translating:
+        return KernelState()
+    of_uplinks = [f"{ipaddress.IPv4Interface(address).ip}/32" for found in addresses for address in found]
+    sources = "{ " + ", ".join(ranges.prefixes(ranges.of_prefixes([*PRIVATE, *of_uplinks], 4), 4)) + " }"
+    strange = f"fib saddr type local fib saddr . oif type != local ip saddr {sources} drop"
+    text = f"ct state != established meta nfproto ipv4 oifname {{ {', '.join(translating)} }} {strange}"
+    return KernelState([_chain("guard", Hook("filter", "postrouting", SRCNAT + 1), [text])])
 
 
 @lru_cache(maxsize=8)
