@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from bench import carrier, decision, flaps, footprint, outage, page, probes, rules, shares, silent
+from bench import carrier, decision, flaps, flush, footprint, outage, page, probes, rules, shares, silent
 from bench.row import Row
 from mlbd.lab import sandbox
 from mlbd.lab.namespaces import LabError
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "probes": probes.run,
     "rules": rules.run,
     "decision": decision.run,
+    "flush": flush.run,
 }
 
 
