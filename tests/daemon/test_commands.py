@@ -153,7 +153,7 @@ def test_status_as_json(start: Start) -> None:
         **{"verdict": "UP", "carrier": True, "loss": 0.0},
     }
     assert (uplink["gateway"], uplink["gateway6"]) == (first.gateway, first.gateway6)
-    assert 0 < uplink["rtt"] < 0.1
+    assert 0 < uplink["rtt"] < 0.5
     assert told["policies"] == [
         {
             "name": "balanced",

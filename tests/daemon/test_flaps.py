@@ -97,7 +97,7 @@ def test_the_healthy_uplinks_connections_do_not_notice(flaps: Flaps) -> None:
     """Conversations by the other uplink are not broken, and none of their messages had to be sent twice."""
     assert [conversation.reset for conversation in flaps.healthy] == [None] * 6
     slowest = max(e.answered - e.sent for conversation in flaps.healthy for e in conversation.exchanges)
-    assert slowest < 0.2
+    assert slowest < 0.5
 
 
 @pytest.mark.parametrize("whose", ["lan1 4", "lan1 6"])

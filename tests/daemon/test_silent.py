@@ -129,7 +129,7 @@ def test_a_stream_moves_with_its_next_packet(outage: Outage) -> None:
     during = [p for p in outage.datagrams.packets if outage.silent + 0.01 < p.sent < outage.silent + OUTAGE]
     first = next(p for p in during if p.answered is not None)
     assert first.sent - outage.silent < 2.5
-    assert first.sent - outage.down < 0.1
+    assert first.sent - outage.down < 0.3
     after = [p for p in during if p.sent > first.sent + 0.02]
     assert {(p.answered is not None, p.uplink) for p in after} == {(True, 2)}
 

@@ -93,7 +93,7 @@ def test_a_set_clock_changes_nothing(
             time.sleep(0.8)
         for uplink, was in zip(daemon.status()["uplinks"], before, strict=True):
             assert abs(uplink["since"] - was["since"]) > 3000  # it has noticed: times are told by the new clock
-            assert 0 <= uplink["rtt"] < 0.1
+            assert 0 <= uplink["rtt"] < 0.5
             assert uplink["loss"] <= was["loss"]
         net.silence(1, gateway=True)
         wait_usable(daemon, "wan2")

@@ -30,7 +30,7 @@ def test_accepted(isp1: Provider, address: str) -> None:
                 asked.prober.send(tcp(isp1, address, round_))
                 await asked.until(round_)
             assert kinds(asked.heard) == ["fiber/0/1 reply", "fiber/0/2 reply"]
-            assert all(0 < o.rtt < 0.05 for o in asked.heard if isinstance(o, Reply))
+            assert all(0 < o.rtt < 0.5 for o in asked.heard if isinstance(o, Reply))
         assert sockets() == before
 
     asking(story)

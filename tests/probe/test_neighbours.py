@@ -30,7 +30,7 @@ def test_gateway_that_ignores_pings(isp1: Provider, address: str) -> None:
             asked.prober.send(neighbour(isp1, address, round_))
             await asked.until(round_)
         assert kinds(await asked.silence(0.05)) == ["fiber/0/1 reply", "fiber/0/2 reply", "fiber/0/3 reply"]
-        assert all(0 < o.rtt < 0.05 for o in asked.heard if isinstance(o, Reply))
+        assert all(0 < o.rtt < 0.5 for o in asked.heard if isinstance(o, Reply))
         assert sockets() - before == 1
         asked.prober.forget("fiber")
         assert sockets() == before

@@ -22,7 +22,7 @@ def test_answered(isp1: Provider, address: str) -> None:
             asked.prober.send(to(isp1, address, round_))
             await asked.until(round_)
         assert kinds(await asked.silence()) == ["fiber/0/1 reply", "fiber/0/2 reply", "fiber/0/3 reply"]
-        assert all(0 < o.rtt < 0.05 for o in asked.heard if isinstance(o, Reply))
+        assert all(0 < o.rtt < 0.5 for o in asked.heard if isinstance(o, Reply))
         assert (asked.prober.echoes.duplicates, asked.prober.echoes.foreign) == (0, 0)
 
     asking(story)
@@ -63,7 +63,7 @@ def test_blocked_event_loop_does_not_lengthen_the_round_trip(isp1: Provider) -> 
         time.sleep(0.1)  # noqa: ASYNC251  (blocking the loop is the point)
         outcome = (await asked.until(2))[1]
         assert isinstance(outcome, Reply)
-        assert outcome.rtt < 0.02
+        assert outcome.rtt < 0.08
 
     asking(story)
 
@@ -93,7 +93,7 @@ def test_late_and_duplicate(isp1: Provider) -> None:
             raw.sendto(reply(first), ("10.1.0.2", 0))
             raw.sendto(reply(first), ("10.1.0.2", 0))
             assert kinds(await asked.silence()) == ["fiber/0/2 reply", "fiber/0/1 reply"]
-            assert all(0.2 < o.rtt < 0.4 for o in asked.heard if isinstance(o, Reply))
+            assert all(0.2 < o.rtt < 0.9 for o in asked.heard if isinstance(o, Reply))
             assert (asked.prober.echoes.duplicates, asked.prober.echoes.foreign) == (1, 0)
 
     asking(story)

@@ -40,7 +40,7 @@ def test_answers(
         async with answering(isp1, address, NameServer(records, rcode)):
             asked.prober.send(to(isp1, address, ask=QUERY))
             assert said(await asked.until(1)) == [result]
-            assert all(0 < o.rtt < 0.05 for o in asked.heard if isinstance(o, Reply))
+            assert all(0 < o.rtt < 0.5 for o in asked.heard if isinstance(o, Reply))
         await asked.silence(0.02)
         assert sockets() == before
 
