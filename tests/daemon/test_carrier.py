@@ -15,7 +15,7 @@ FAMILIES = pytest.mark.parametrize("family", [4, 6])
 
 @pytest.mark.parametrize("prompt", [True, False], ids=["prompt", "delayed"])
 def test_a_pulled_cable_moves_traffic(start: Start, prompt: bool) -> None:
-    """Some hundred ms after the cable was pulled all new connections succeed, and a stream of 1,000 packets a second has
+    """Some hundred ms after the cable was pulled all new connections succeed, and a stream of 1,000 packets/s has
     lost no more, whether or not the kernel delays its event by a second; docs/performance.md has the figures.
     """
     net, daemon = start(prompt_carrier=prompt)
