@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 # Private namespaces: nothing of this machine is touched, and nothing is left. See mlbd/lab/sandbox.py.
 SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test   check, then all tests"
 	@echo "make check  the linter, the formatter and the type checker"
 	@echo "make bench  measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
+	@echo "make fuzz   put a million bad inputs to everything that reads; FUZZ=\"--inputs 10000 dns\" only some, and to that"
 	@echo "make setup  the system's packages and .venv; part of all of the above"
 	@echo "make clean  remove .venv and caches"
 
@@ -34,6 +35,10 @@ test: check
 
 bench: setup
 	@$(SANDBOX) $(PYTHON) -m bench $(BENCH)
+
+fuzz: setup
+	@$(PYTHON) -m pip install --quiet --group fuzz || echo "Without atheris, then."
+	@nice -n 19 $(SANDBOX) $(PYTHON) -m tests.fuzz $(FUZZ)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -176,6 +176,7 @@ class ControlServer:
             else:
                 await self._go_on(answer, reader, writer)
                 return
+            await asyncio.sleep(0)  # whoever sends a thousand at once must not keep the event loop to himself
 
     async def _go_on(
         self, results: AsyncGenerator[object, None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -249,11 +250,20 @@ async def _part(results: AsyncGenerator[object, None]) -> bytes:
 
 
 def _granted(result: object) -> bytes:
-    return msgspec.json.encode({"ok": True, "result": result}) + b"\n"
+    return _line({"ok": True, "result": result})
 
 
 def _refusal(error: str, problems: Sequence[str] = ()) -> bytes:
-    return msgspec.json.encode({"ok": False, "error": error, "problems": problems}) + b"\n"
+    return _line({"ok": False, "error": error, "problems": problems})
+
+
+def _line(answer: Mapping[str, object]) -> bytes:
+    """In JSON. What is not UTF-8, as names of interfaces may be, has `?` for it."""
+    try:
+        return msgspec.json.encode(answer) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(answer), ensure_ascii=False)
+        return text.encode(errors="replace") + b"\n"
 
 
 def credentials(peer: socket.socket) -> tuple[int, int, int]:
@@ -314,7 +324,7 @@ def _result(answer: bytes) -> Any:
         if said["ok"]:
             return said["result"]
         refused = Refused(said["error"], said["problems"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Refused("the daemon closed the connection without an answer") from None
     raise refused
 

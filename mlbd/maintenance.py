@@ -55,13 +55,19 @@ class Maintenance:
                     self._loop.drain(name, left, "it was drained before the daemon was started")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             self._complain(f"{self._file} can't be read, so nothing is drained: {error}")
+
+    def reloaded(self) -> None:
+        """An uplink that is not configured any more is not drained either, also if it comes again."""
+        if self._file.exists():
+            self._save()
 
     async def on_drain(self, asked: Mapping[str, object]) -> object:
         name, seconds = self._uplink(asked), self._seconds(asked)
         reason = "drained until it is resumed" if seconds == inf else f"drained for {seconds_text(seconds)}"
         self._loop.drain(name, seconds, reason)
+        self._save()
         others = self._alternative(name)
         return f"{name} is {reason}" + ("" if others else "; but nothing else is usable, so it goes on")
 
@@ -70,6 +76,7 @@ class Maintenance:
         if not self._status(name).drained:
             raise Refused(f"{name} is not drained")
         self._loop.resume(name, "resumed")
+        self._save()
         return f"{name} is resumed"
 
     def transition(self, transition: Transition, took: float | None) -> None:

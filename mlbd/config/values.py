@@ -83,8 +83,10 @@ def any_interface(name: str) -> str:
         raise Unfit(f"Linux takes names of 1 to 15 bytes, this has {len(name.encode())}")
     if name in (".", "..", "all", "default"):  # the last two would be directories beside those of interfaces
         raise Unfit("Linux has no interface of this name")
+    if b"\xa0" in name.encode():  # byte by byte it looks for white space, of Latin-1, where this is a blank
+        raise Unfit("Linux takes no letter with the byte 0xa0 in the name of an interface")
     for character in name:
-        if character in "/:" or character.isspace():
+        if character in "/:%" or character.isspace():  # a number takes the place of "%d"
             raise Unfit(f"Linux takes no {_named(character)} in the name of an interface")
         if character in '"\\*' or not character.isprintable():
             raise Unfit(f"nftables cannot express {_named(character)} in the name of an interface")

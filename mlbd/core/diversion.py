@@ -40,11 +40,11 @@ class _Reach:
 
 def diversions(rules: Iterable[Rule], routes: Sequence[WideRoute], layout: Layout) -> tuple[str, ...]:
     """A sentence or two for each, with what to do about it. `rules` are foreign ones, `routes` of foreign tables."""
-    found: dict[tuple[str, str], list[Family]] = {}
+    found: dict[tuple[str, str, str], list[Family]] = {}
     for family in FAMILIES:
         for text in (*_by_rules(family, rules, routes, layout), *_by_main(family, routes)):
             found.setdefault(text, []).append(family)
-    return tuple(f"{what.format(_traffic(families))}: {remedy}" for (what, remedy), families in found.items())
+    return tuple(f"{who}{_traffic(families)}{way}: {remedy}" for (who, way, remedy), families in found.items())
 
 
 def _traffic(families: Sequence[Family]) -> str:
@@ -53,7 +53,7 @@ def _traffic(families: Sequence[Family]) -> str:
 
 def _by_rules(
     family: Family, rules: Iterable[Rule], routes: Sequence[WideRoute], layout: Layout
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, str, str]]:
     for rule in rules:
         if rule.family != family or rule.priority > layout.past_priority or not _takes_all(rule):
             continue
@@ -64,8 +64,8 @@ def _by_rules(
         but = "" if rule.mark is None else f" without mark {_mark(rule)}" if rule.mark else " without a mark"
         place = "" if rule.priority < layout.main_first else " that mlbd's rules before it leave"
         yield (
-            f"routing rule {rule.priority} of another program sends {part}all {{}}{but}{place} to table "
-            f"{table_name(rule.table)}, {_devices(reach)}",
+            f"routing rule {rule.priority} of another program sends {part}all ",
+            f"{but}{place} to table {table_name(rule.table)}, {_devices(reach)}",
             _remedy(rule, layout),
         )
 
@@ -78,14 +78,15 @@ def _takes_all(rule: Rule) -> bool:
     return rule.other == (_INVERTED if rule.mark else "")
 
 
-def _by_main(family: Family, routes: Sequence[WideRoute]) -> Iterator[tuple[str, str]]:
+def _by_main(family: Family, routes: Sequence[WideRoute]) -> Iterator[tuple[str, str, str]]:
     beside = [r for r in routes if r.table == MAIN_TABLE and r.destination != "default"]
     reach = _reach(family, beside)
     if reach is not None:
         take = "take" if len(reach.destinations) > 1 else "takes"
         part = "" if reach.whole else "half of "
         yield (
-            f"{' and '.join(reach.destinations)} in main, {_devices(reach)}, {take} {part}all {{}}",
+            f"{' and '.join(reach.destinations)} in main, {_devices(reach)}, {take} {part}all ",
+            "",
             "OpenVPN's redirect-gateway does so; if mlbd is to route, "
             "leave that out of the tunnel's configuration (pull-filter ignore redirect-gateway)",
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.settings import Family
-from mlbd.kernel.netlink import HEADER, address, attributes, number, text
+from mlbd.kernel.netlink import HEADER, address, attributes, number, prefix, reading, text
 from mlbd.kernel.routes import DefaultHop
 
 NEW, DELETE, GET = 16, 17, 18
@@ -51,8 +51,12 @@ class Link:
     loopback: bool
 
 
+@reading("an interface")
 def read_link(message: bytes) -> Link | None:
-    """An RTM_NEWLINK message, header included; None if it is a bridge's or another family's view of a link."""
+    """An RTM_NEWLINK message, header included; None if it is a bridge's or another family's view of a link.
+
+    Raises OSError for what can't be read.
+    """
     family, _, index, flags, _ = _IFINFOMSG.unpack_from(message, HEADER.size)
     if family:
         return None
@@ -63,6 +67,7 @@ def read_link(message: bytes) -> Link | None:
     return Link(text(found.get(_IFLA_IFNAME, b"")), index, up, up and carrier, *kinds)
 
 
+@reading("an address")
 def read_facts(
     links: Iterable[Link],
     addresses: Iterable[bytes],
@@ -70,7 +75,10 @@ def read_facts(
     delegated: Collection[str],
     interfaces: Collection[str],
 ) -> tuple[dict[str, InterfaceFacts], tuple[str, ...]]:
-    """The facts of those of `interfaces` that exist, and the IPv6 prefixes of the others, from whole dumps."""
+    """The facts of those of `interfaces` that exist, and the IPv6 prefixes of the others, from whole dumps.
+
+    Raises OSError for what can't be read.
+    """
     by_index = {link.index: link for link in links}
     wanted = {index: link for index, link in by_index.items() if link.name in interfaces}
     usable: dict[int, list[str]] = {index: [] for index in wanted}
@@ -95,9 +103,9 @@ def read_facts(
             peers.setdefault(index, address(far))
         if family == socket.AF_INET6 and state & _DEPRECATED:
             if index in wanted:
-                deprecated[index].append(f"{address(near)}/{length}")
+                deprecated[index].append(prefix(near, length))
         elif index in wanted:
-            usable[index].append(f"{address(near)}/{length}")
+            usable[index].append(prefix(near, length))
         elif link.up and not link.loopback:
             lan.add(str(ipaddress.IPv6Network((near, length), strict=False)))
     gateways = _gateways(defaults, wanted.values())
@@ -127,11 +135,11 @@ def _prefixes(delegated: Iterable[str], addresses: Mapping[int, Iterable[str]]) 
         index: [int(ipaddress.IPv6Interface(a).ip) for a in of_one if ":" in a] for index, of_one in addresses.items()
     }
     given: dict[int, list[str]] = {}
-    for prefix in delegated:
-        network = ipaddress.IPv6Network(prefix)
+    for each in delegated:
+        network = ipaddress.IPv6Network(each)
         start, length = int(network.network_address), network.prefixlen
         shared = sorted(
-            (max((min(length, 128 - (start ^ each).bit_length()) for each in of_one), default=0), index)
+            (max((min(length, 128 - (start ^ own).bit_length()) for own in of_one), default=0), index)
             for index, of_one in numbers.items()
         )
         best = [index for bits, index in shared if bits == shared[-1][0] and bits >= _OF_ONE_PROVIDER]

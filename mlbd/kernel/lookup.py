@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from mlbd.core.ports import Connection, Way
 from mlbd.core.settings import Family
-from mlbd.kernel.netlink import HEADER, NETLINK_NETFILTER, RefusedError, Requests, address, attributes, number
+from mlbd.kernel.netlink import HEADER, NETLINK_NETFILTER, RefusedError, Requests, address, attributes, number, reading
 from mlbd.kernel.routes import address_family, device_index
 
 _GET_ROUTE = 26
@@ -69,15 +69,16 @@ def way(
         message = requests.get(_GET_ROUTE, header + b"".join(parts))
     except RefusedError as error:
         return Way(table=None, device="", gateway=None, source=source, error=os.strerror(error.errno or 0))
-    found = attributes(message, HEADER.size + _RTMSG.size)
-    gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
-    return Way(
-        table=number(found[_RTA_TABLE]),
-        device=socket.if_indextoname(number(found[_RTA_OIF])),
-        gateway=address(gateway) if gateway else None,
-        source=address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else source,
-        error="",
-    )
+    with reading("a route"):
+        found = attributes(message, HEADER.size + _RTMSG.size)
+        gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
+        return Way(
+            table=number(found[_RTA_TABLE]),
+            device=socket.if_indextoname(number(found[_RTA_OIF])),
+            gateway=address(gateway) if gateway else None,
+            source=address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else source,
+            error="",
+        )
 
 
 def connections(
@@ -96,7 +97,8 @@ def connections(
     wanted = tuple(None if text is None else socket.inet_pton(af, text) for text in (source, destination))
     requests = Requests(NETLINK_NETFILTER)
     try:
-        return list(_matching(requests, family, protocol, wanted, (source_port, port)))
+        with reading("connections"):
+            return list(_matching(requests, family, protocol, wanted, (source_port, port)))
     finally:
         requests.close()
 

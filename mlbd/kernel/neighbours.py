@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mlbd.kernel.netlink import HEADER, address, attributes
+from mlbd.kernel.netlink import HEADER, address, attributes, reading
 
 GET = 30
 """RTM_GETNEIGH."""
@@ -39,11 +39,15 @@ class Neighbour(NamedTuple):
 
 def dump_request(index: int) -> bytes:
     """For the neighbours on one device."""
-    return _NDMSG.pack(0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _NDA_IFINDEX, index)
+    return _NDMSG.pack(0, 0, 0, 0, 0) + struct.pack("=HHi", 8, _NDA_IFINDEX, index)
 
 
+@reading("a neighbour")
 def read(messages: Iterable[bytes]) -> list[Neighbour]:
-    """Those of a dump that have answered, on Ethernets; the kernel shows no hardware address of others."""
+    """Those of a dump that have answered, on Ethernets; the kernel shows no hardware address of others.
+
+    Raises OSError for what can't be read.
+    """
     found = []
     for message in messages:
         _, device, *_ = _NDMSG.unpack_from(message, HEADER.size)

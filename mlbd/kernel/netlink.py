@@ -24,6 +24,7 @@ import struct
 import sys
 import types
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 NETLINK_ROUTE = 0
@@ -81,6 +82,16 @@ class RefusedError(OSError):
     """The kernel's answer to a request is an error; `strerror` is its own explanation where it gives one."""
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Raises OSError where what the kernel says can't be read. None that is known says so, but kernels go on."""
+    try:
+        yield
+    except (struct.error, LookupError, ValueError, OverflowError) as error:
+        reason = f"the kernel says something of {what} that can't be read ({type(error).__name__}: {error})"
+        raise OSError(errno.EBADMSG, reason) from error
+
+
 def body(message: Any) -> bytes:
     """The bytes of a pyroute2 message behind the netlink header, which `Requests` writes itself."""
     message.encode()
@@ -124,6 +135,13 @@ def text(value: bytes) -> str:
 def address(value: bytes) -> str:
     """An IPv4 or IPv6 address, canonical."""
     return socket.inet_ntop(socket.AF_INET if len(value) == 4 else socket.AF_INET6, value)
+
+
+def prefix(value: bytes, length: int) -> str:
+    """An address with its prefix length. Raises ValueError for one that is too long."""
+    if length > 8 * len(value):
+        raise ValueError(f"a prefix of {length} bits")
+    return f"{address(value)}/{length}"
 
 
 def split(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
@@ -254,6 +272,7 @@ class Requests:
                 self.close()
 
 
+@reading("an error")
 def _raise_error(flags: int, message: bytes) -> None:
     """Raises what an NLMSG_ERROR or NLMSG_DONE message says, unless it says that all went well."""
     if len(message) < HEADER.size + 4:

@@ -28,7 +28,16 @@ from typing import Literal
 
 from mlbd.core.settings import Family
 from mlbd.core.state import AddressSet, Chain, Counter, Helper, Hook, MarkSet, Nft, Saved, SlotMap, Statement
-from mlbd.kernel.netlink import HEADER, NETLINK_NETFILTER, RefusedError, Requests, attributes, each_attribute, text
+from mlbd.kernel.netlink import (
+    HEADER,
+    NETLINK_NETFILTER,
+    RefusedError,
+    Requests,
+    attributes,
+    each_attribute,
+    reading,
+    text,
+)
 from mlbd.kernel.netlink import number as host_number
 from mlbd.kernel.nftext import ADDRESSES, ODD, SHORT
 
@@ -100,10 +109,12 @@ class TableReader:
     def close(self) -> None:
         self._requests.close()
 
+    @reading("nftables")
     def generation(self) -> int:
         """A number that changes with every transaction of anybody on any table of this namespace."""
         return _number(attributes(self._requests.get(_GET_GENERATION, _FAMILY_INET), _START)[_GENERATION_ID])
 
+    @reading("nftables")
     def read(self) -> list[Nft] | None:
         """Everything in the table, as it was at one moment; None if there is no table."""
         before = self.generation()
@@ -120,6 +131,7 @@ class TableReader:
             before = after
         raise OSError(errno.EINTR, "nftables changes faster than it can be read")
 
+    @reading("nftables")
     def counters(self) -> dict[str, int]:
         """Packets by counter name."""
         counters = (o for o in self._dump(_GET_OBJECT) if _number(o[_OBJECT_TYPE]) == _COUNTER)

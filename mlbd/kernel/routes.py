@@ -10,18 +10,20 @@ What the kernel adds by itself is taken away on reading:
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from math import inf
 from typing import Any, Literal, NamedTuple
 
 from mlbd.core.facts import WideRoute
 from mlbd.core.settings import Family
 from mlbd.core.state import Hop, Key, Route
-from mlbd.kernel.netlink import HEADER, RouteMessage, address, attributes, body, number
+from mlbd.kernel.netlink import HEADER, RouteMessage, address, attributes, body, number, prefix, reading
 
 NEW, DELETE, GET = 24, 25, 26
 """RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE."""
@@ -111,7 +113,9 @@ class RouteReader:
     def __init__(self, protocol: int, tables: range, names: Mapping[int, str]) -> None:
         self._protocol, self._tables, self._names = protocol, tables, names
 
+    @reading("a route")
     def read(self, messages: Iterable[bytes]) -> Found:
+        """Raises OSError for what can't be read."""
         result = Found()
         routes: dict[Key, Route] = {}
         for message in messages:
@@ -134,7 +138,7 @@ class RouteReader:
                 # Several routes of one key: others' doing, by `ip route append` or IPv6 routes without a gateway.
                 routes[route.key] = route if twin is None else replace(twin, hops=twin.hops + route.hops, foreign=True)
             elif delegated:
-                result.delegated.append(f"{address(found[_RTA_DST])}/{header.length}")
+                result.delegated.append(prefix(found[_RTA_DST], header.length))
             elif wide:
                 self._read_wide(header, found, result)
         result.owned = list(routes.values())
@@ -148,7 +152,7 @@ class RouteReader:
         if expires and header.table == MAIN and not header.length:
             result.expires = min(result.expires, expires / _TICKS)
         family, table = _FAMILIES[header.family], number(found[_RTA_TABLE])
-        destination = f"{address(found[_RTA_DST])}/{header.length}" if header.length else "default"
+        destination = str(ip_network((found[_RTA_DST], header.length))) if header.length else "default"
         if header.type != _UNICAST:
             result.wide.append(WideRoute(family, table, destination, ""))
             return
@@ -177,7 +181,7 @@ class RouteReader:
             metric=0 if family == 6 and metric == _IP6_DEFAULT_METRIC else metric,
             kind=kind or "unreachable",
             hops=tuple(hop for hop, _ in self._hops(header, found)) if kind == "unicast" else (),
-            destination=f"{address(found[_RTA_DST])}/{header.length}" if header.length else "default",
+            destination=prefix(found[_RTA_DST], header.length) if header.length else "default",
             foreign=not ours or kind is None or not found.keys() <= _OURS,
         )
 
@@ -262,5 +266,5 @@ def device_index(device: str) -> int:
     """OSError, which names it, if there is no such interface."""
     try:
         return socket.if_nametoindex(device)
-    except OSError as error:
-        raise OSError(error.errno, f"there is no interface {device}") from None
+    except (OSError, ValueError):  # ValueError: no interface can have this name
+        raise OSError(errno.ENODEV, f"there is no interface {device}") from None

@@ -15,7 +15,7 @@ from typing import Literal
 
 from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import Rule
-from mlbd.kernel.netlink import HEADER, RuleMessage, address, attributes, body, number, text
+from mlbd.kernel.netlink import HEADER, RuleMessage, attributes, body, number, prefix, reading, text
 from mlbd.kernel.routes import LOCAL, MAIN, address_family
 
 NEW, DELETE, GET = 32, 33, 34
@@ -61,8 +61,12 @@ def dump_request(family: Family) -> bytes:
     return _HEADER.pack(address_family(family), 0, 0, 0, 0, 0, 0, 0, 0)
 
 
+@reading("a routing rule")
 def read(messages: Iterable[bytes], protocol: int) -> tuple[list[ListedRule], list[Rule]]:
-    """The rules that carry the protocol number, and those of others but the kernel's own; in the kernel's order."""
+    """The rules that carry the protocol number, and those of others but the kernel's own; in the kernel's order.
+
+    Raises OSError for what can't be read.
+    """
     ours: list[ListedRule] = []
     others: list[Rule] = []
     for message in messages:
@@ -99,11 +103,11 @@ def _rule(message: bytes, found: dict[int, bytes]) -> Rule:
         target=number(found[_FRA_GOTO]) if _FRA_GOTO in found else None,
         mark=number(found.get(_FRA_FWMARK, b"")) if _FRA_FWMASK in found else None,
         mask=number(found[_FRA_FWMASK]) if _FRA_FWMASK in found else None,
-        source=f"{address(found[_FRA_SRC])}/{source_length}" if _FRA_SRC in found else None,
+        source=prefix(found[_FRA_SRC], source_length) if _FRA_SRC in found else None,
         oif=text(found[_FRA_OIFNAME]) if _FRA_OIFNAME in found else None,
         iif=text(found[_FRA_IIFNAME]) if _FRA_IIFNAME in found else None,
         suppress_prefixlen=None if suppress == _UNSET else number(suppress),
-        destination=f"{address(found[_FRA_DST])}/{length}" if _FRA_DST in found else None,
+        destination=prefix(found[_FRA_DST], length) if _FRA_DST in found else None,
         protocol=number(found[_FRA_IP_PROTO]) if _FRA_IP_PROTO in found else None,
         source_ports=_PORTS.unpack(found[_FRA_SPORT_RANGE]) if _FRA_SPORT_RANGE in found else None,
         ports=_PORTS.unpack(found[_FRA_DPORT_RANGE]) if _FRA_DPORT_RANGE in found else None,
@@ -136,9 +140,9 @@ def encode(rule: Rule, protocol: int) -> bytes:
         ("FRA_DPORT_RANGE", _port_range(rule.ports)),
     )
     message["attrs"] += [[name, value] for name, value in optional if value is not None]
-    for prefix, length, attribute in ((rule.source, "src_len", "FRA_SRC"), (rule.destination, "dst_len", "FRA_DST")):
-        if prefix is not None:
-            start, _, bits = prefix.partition("/")
+    for written, length, attribute in ((rule.source, "src_len", "FRA_SRC"), (rule.destination, "dst_len", "FRA_DST")):
+        if written is not None:
+            start, _, bits = written.partition("/")
             message[length] = int(bits)
             message["attrs"].append([attribute, start])
     return body(message)

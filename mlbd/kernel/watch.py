@@ -75,7 +75,10 @@ class Watch:
                 return
             for kind, _, _, port, message in split(datagram):
                 if kind == links.NEW:
-                    link = links.read_link(message)
+                    try:
+                        link = links.read_link(message)
+                    except OSError:  # the look will say what can't be read
+                        link, changed[""] = None, None
                     if link is not None:
                         self._on_link(link.name, link.index, link.up, link.carrier)
                 elif port != self._own_port() and _matters(kind, message):
@@ -120,7 +123,7 @@ def _matters(kind: int, message: bytes) -> bool:
     """Not so routes of `local`, which come with addresses, and routes of `main` to somewhere in particular, but for
     the unreachable ones that tell what DHCPv6 delegated.
     """
-    if kind not in (routes.NEW, routes.DELETE):
+    if kind not in (routes.NEW, routes.DELETE) or len(message) < HEADER.size + 8:
         return True
     family, length, table, of_type = (message[HEADER.size + offset] for offset in (0, 1, 4, 7))
     narrow = length > routes.WIDE.get(family, 0) and of_type not in routes.REFUSING

@@ -207,7 +207,10 @@ def _write(descriptor: int, data: bytes) -> None:
 def sentence(event: Event | Mapping[str, Any]) -> str:
     """A line for a person, in local time. Takes an `Event` or what `mlbd events --json` says."""
     known = event if isinstance(event, Event) else msgspec.convert(event, Event)
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.time))
+    try:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.time))
+    except (OverflowError, OSError, ValueError):  # the file said so
+        when = f"at {known.time:g}"
     what = known.event.removeprefix("uplink_").replace("_", " ")
     change = f" ({known.was} -> {known.now})" if known.was != known.now else ""
     evidence = f" [{known.evidence}]" if known.evidence else ""

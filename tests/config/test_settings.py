@@ -207,7 +207,7 @@ def test_own_connections() -> None:
     assert settings(A + B + '[daemon]\nown_connections = "mark"\n').daemon.own_connections == "mark"
 
 
-@pytest.mark.parametrize("name", ["eth0", "enp3s0f1np1", "ppp-a.b@c%1", "wlan$x", "ü" * 7, "123456789012345"])
+@pytest.mark.parametrize("name", ["eth0", "enp3s0f1np1", "ppp-a.b@c=1", "wlan$x", "ü" * 7, "123456789012345"])
 def test_interface_names(name: str) -> None:
     """Whatever Linux and nftables take is taken."""
     assert settings(f'[[uplink]]\nname = "a"\ninterface = "{name}"\n').uplinks[0].interface == name

@@ -126,7 +126,7 @@ input()
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as running:
 
         async def story() -> None:
-            await until(lambda: heard.programs != [])
+            await until(lambda: any(heard.programs))
 
         listen(heard, story)
         name = Path(f"/proc/{running.pid}/comm").read_text().strip()
