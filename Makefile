@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 # Private namespaces: nothing of this machine is touched, and nothing is left. See mlbd/lab/sandbox.py.
 SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 
-.PHONY: help setup demo test check bench fuzz clean
+.PHONY: help setup demo test check bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make check  the linter, the formatter and the type checker"
 	@echo "make bench  measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
 	@echo "make fuzz   put a million bad inputs to everything that reads; FUZZ=\"--inputs 10000 dns\" only some, and to that"
+	@echo "make chaos  a long random walk of the real kernel in namespaces; SEED=7 EVENTS=500 walk that one again"
 	@echo "make setup  the system's packages and .venv; part of all of the above"
 	@echo "make clean  remove .venv and caches"
 
@@ -35,6 +36,9 @@ test: check
 
 bench: setup
 	@$(SANDBOX) $(PYTHON) -m bench $(BENCH)
+
+chaos: setup
+	@$(SANDBOX) $(PYTHON) -m tests.chaos $(if $(SEED),--seed $(SEED)) --events $(or $(EVENTS),2000)
 
 fuzz: setup
 	@$(PYTHON) -m pip install --quiet --group fuzz || echo "Without atheris, then."

@@ -36,9 +36,10 @@ from mlbd.core.status import CycleStatus, Status, Transition
 from mlbd.explaining import Explainer
 from mlbd.hooks import Hooks
 from mlbd.kernel import CarrierReader, LinuxKernel, Watch
-from mlbd.loop import Loop, release
+from mlbd.loop import Loop
 from mlbd.maintenance import Maintenance
 from mlbd.probe import Prober
+from mlbd.release import release
 from mlbd.report import History, Log, Metrics, Service, received_bytes
 from mlbd.suspicion import Suspicion
 
@@ -206,6 +207,7 @@ class Daemon:
             self.settings, self.warnings = settings, warnings
             self._hooks.directory = settings.daemon.hooks
             self.loop.load(settings)
+            self._maintenance.reloaded()
             self._log.info("configuration reloaded", config=str(self.config))
             self._metrics.reloaded(True)
         finally:
@@ -343,9 +345,8 @@ async def plan_of(
     kernel: LinuxKernel, settings: Settings, known: Mapping[str, View], dead: frozenset[str] = frozenset()
 ) -> list[dict[str, str]]:
     """The changes that a settled cycle with these settings would make now, by the very functions of the cycle."""
-    interfaces: Collection[str] = [u.interface for u in settings.uplinks]
     gateways = sharing.gateways(sharing.shared(settings.uplinks), settings.uplinks)
-    observation = await kernel.observe(interfaces, gateways)
+    observation = await kernel.observe([u.interface for u in settings.uplinks], gateways)
     identities = assign(settings, adopted(observation.state))
     decision = preview(settings, identities, observation.facts, known, dead, observation.lan_prefixes)
     want = desired(settings, identities, decision, observation.state)
@@ -382,8 +383,8 @@ async def _serve(config: Path, loaded: Loaded, kernel: LinuxKernel) -> int:
         log.warning("configuration", reason=str(warning))
     settings = loaded.settings
     try:
-        identities = adopted((await kernel.observe([u.interface for u in settings.uplinks])).state)
-        router = Router(settings, identities, time.monotonic())
+        left = (await kernel.observe([u.interface for u in settings.uplinks])).state
+        router = Router(settings, adopted(left), time.monotonic(), left)
         daemon = Daemon(config, settings, kernel, router, log)
         daemon.warnings = tuple(str(w) for w in loaded.warnings)
         await daemon.run()

@@ -12,21 +12,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Protocol
 
 from mlbd.core.describe import describe_object
-from mlbd.core.desired import desired, released
+from mlbd.core.desired import desired
 from mlbd.core.drift import advice
 from mlbd.core.layout import Layout
-from mlbd.core.plan import Change, Phase, apply, plan
+from mlbd.core.plan import Change, Stages, apply, plan, urgent
 from mlbd.core.ports import ApplyError, Kernel, Observation
 from mlbd.core.probing import Failure, Order, Outcome
 from mlbd.core.router import Router
 from mlbd.core.settings import Settings
 from mlbd.core.state import KernelState, Saved
 from mlbd.core.status import CycleStatus, Transition
+from mlbd.release import restore, saved_scopes, scopes
 
 LOOK_EVERY = 30.0
 """Seconds between full looks when nothing says "look again": the kernel drops some routes without a message."""
@@ -37,8 +38,6 @@ LOOK_PAUSE = 0.2
 """At most one look caused by events in this time, but the first is never delayed."""
 BACKOFF_MIN = 0.1
 BACKOFF_MAX = 30.0
-RELEASES = 5
-"""Times that a release which failed is tried again."""
 
 
 class Report(Protocol):
@@ -168,7 +167,7 @@ class Loop:
                 self._wake.clear()
 
     async def first_cycle(self) -> None:
-        """Returns when a first cycle went through."""
+        """Returns when a first cycle has been made, as far as the kernel lets it."""
         await self._first.wait()
 
     def stop(self) -> None:
@@ -186,9 +185,6 @@ class Loop:
             self._report.probe_sent(order)
             self._send(order)
         self._note(transitions + more)
-        if self.router.rerouted:
-            self.router.rerouted = False
-            self.look_again()
         self._arm()
 
     def _arm(self) -> None:
@@ -205,6 +201,9 @@ class Loop:
         if transitions:
             self._pending += transitions
             self._wake.set()
+        if self.router.rerouted:
+            self.router.rerouted = False
+            self.look_again()
 
     # The cycle.
 
@@ -222,6 +221,7 @@ class Loop:
         if self._seen:
             changes, refused = await self._act()
             errors += refused
+            self._first.set()  # also if something is refused, which may be so for ever
         self._settle(looking, bool(changes), bool(errors))
         self.last_cycle = CycleStatus(
             at=time.time(),
@@ -242,7 +242,6 @@ class Loop:
         elif looked or self._retry_at == inf:
             self._retry_at = inf
             self._backoff = BACKOFF_MIN
-            self._first.set()
             if changed:
                 self._look_at = min(self._look_at, max(now + LOOK_AFTER_CHANGE, self._truce_until))
 
@@ -251,12 +250,12 @@ class Loop:
         self._looked = self._clock()
         self._look_at = self._looked + LOOK_EVERY
         asked: set[str] = set()
-        saved = _saved(self._mirror)
+        saved = saved_scopes(self._mirror)
         # A reload may come in between, and what an earlier run has changed is only known from a look.
         while not asked.issuperset(saved.union(self.router.interfaces())):
             asked = saved.union(self.router.interfaces())
             observation = await self._kernel.observe(asked, self.router.gateways())
-            saved = _saved(observation.state)
+            saved = saved_scopes(observation.state)
         expected = self._mirror if self._mirror_true else None
         others, self._others = self._others, set()
         self._notes = KernelState(item for item in self._mirror.values() if isinstance(item, Saved))
@@ -295,21 +294,17 @@ class Loop:
         transitions, self._pending = self._pending, []
         steps = plan(self._desired(self._mirror), self._mirror)
         stranded = router.to_cut()
-        if not router.settled:
-            steps = [c for c in steps if c.phase is Phase.PREPARE]
-        # What a sysctl was must be remembered before it is changed, and until it is put back.
-        saving = [c for c in steps if isinstance(c.new, Saved)]
-        errors = list(await self._apply(saving))
-        unsaved = _scopes(errors)
-        sysctls = [c for c in steps if c.kind == "sysctl" and c.object.key[1] not in unsaved]
-        errors += await self._apply(sysctls)
-        unset = _scopes(errors)
-        done = {*saving, *sysctls}
-        retiring = [c for c in steps if c.phase is Phase.RETIRE and c.kind in ("rule", "route")]
-        noted = (c for c in steps if c.kind in ("sysctl", "saved") and c.object.key[1] in unset)
-        withheld = {*retiring, *noted} - done
-        later = done | withheld
-        errors += await self._apply([c for c in steps if c not in later] if later else steps)
+        stages = Stages.of(steps, settled=router.settled)
+        errors = list(await self._apply(stages.saving))
+        unsaved = scopes(errors)
+        setting = [c for c in stages.setting if c.object.key[1] not in unsaved]
+        errors += await self._apply(setting)
+        errors += await self._apply(stages.switching)
+        made = [*stages.saving, *setting, *stages.switching]
+        # A transaction fails as a whole; what a failover needs of it is tried alone.
+        moving = [move for e in errors if (move := urgent(e.change, self._mirror)) is not None]
+        stuck = {e.change.object.key for e in await self._apply(moving)}
+        errors = [e for e in errors if e.change not in moving or e.change.object.key in stuck]
         at = self._clock()
         refused = {e.change.kind for e in errors}
         switched = refused <= {"sysctl", "saved", "rule", "route"}
@@ -317,10 +312,14 @@ class Loop:
             self._report.transition(transition, at - transition.at if switched else None)
         texts = await self._cut(stranded & router.to_cut()) if switched else []
         if refused <= {"sysctl", "saved"}:
-            errors += await self._apply(retiring)
-            withheld -= set(retiring)
-        withheld |= {e.change for e in errors}
-        return [c for c in steps if c not in withheld], [_error_text(e) for e in errors] + texts
+            gone = await self._apply(stages.retiring)
+            made += stages.retiring
+            if not gone:
+                gone = await restore(self._apply, stages.restoring)
+                made += stages.restoring
+            errors += gone
+        failed = {e.change for e in errors}
+        return [c for c in made if c not in failed], [_error_text(e) for e in errors] + texts
 
     async def _apply(self, changes: list[Change]) -> Sequence[ApplyError]:
         if not changes:
@@ -333,57 +332,28 @@ class Loop:
         return errors
 
     async def _cut(self, codes: frozenset[int]) -> list[str]:
-        """Cuts loose the connections of uplinks that are out; the switch must have been made for all of them."""
+        """Cuts loose the connections of uplinks that are out, and ends sockets of the router that are stuck there; the
+        switch must have been made for all of them.
+        """
         layout = Layout.of(self.router.settings.daemon)
         errors = []
+        stranded: set[str] = set()
         for code in sorted(codes):
             try:
                 await self._kernel.cut(layout.mark(code), layout.mask)
-                await self._kernel.abandon(self.router.stranded(code))
             except OSError as error:
                 errors.append(f"connections of uplink id {code} could not be cut loose: {error}")
             else:
+                stranded |= set(self.router.stranded(code))
                 self._report.cut(self.router.cut(code))
+        departed = self.router.departed()
+        if stranded or departed:
+            try:
+                await self._kernel.abandon(stranded, departed)
+            except OSError as error:
+                errors.append(f"sockets of the router could not be ended: {error}")
         return errors
-
-
-def _saved(state: KernelState) -> set[str]:
-    """Scopes of which somebody's sysctls are to be put back one day."""
-    return {item.scope for item in state.values() if isinstance(item, Saved)}
-
-
-def _scopes(errors: Iterable[ApplyError]) -> set[object]:
-    """Of sysctls, and of notes of what they were."""
-    return {e.change.object.key[1] for e in errors}
 
 
 def _error_text(error: ApplyError) -> str:
     return f"{error.reason} ({describe_object(error.change.object)})"
-
-
-async def release(kernel: Kernel) -> Sequence[ApplyError]:
-    """Removes everything owned; sysctls become what they were. What fails is tried again for about three seconds.
-
-    Raises OSError if the kernel could not be looked at all that time.
-    """
-    for number in range(RELEASES):
-        with contextlib.suppress(OSError):
-            if not await _release(kernel):
-                return []
-        await asyncio.sleep(BACKOFF_MIN * 2**number)
-    return await _release(kernel)
-
-
-async def _release(kernel: Kernel) -> Sequence[ApplyError]:
-    """Looks twice: sysctls are shown of known interfaces. Rules stay while there are marks that need them."""
-    observation: Observation = await kernel.observe(())
-    state = (await kernel.observe(_saved(observation.state))).state
-    steps = plan(released(state), state)
-    errors = [*await kernel.apply([c for c in steps if c.kind == "sysctl"])]
-    unset = _scopes(errors)
-    retiring = [c for c in steps if c.kind in ("rule", "route")]
-    rest = [c for c in steps if c.kind != "sysctl" and not (c.kind == "saved" and c.object.key[1] in unset)]
-    errors += await kernel.apply([c for c in rest if c not in retiring])
-    if {e.change.kind for e in errors} <= {"sysctl"}:
-        errors += await kernel.apply(retiring)
-    return errors

@@ -16,7 +16,7 @@ from mlbd.lab.network import Network
 from tests.lab.scene import Start, tables
 
 _HERE = Path(__file__).parent
-_NEED_NAMESPACES = tuple(_HERE / name for name in ("lab", "daemon", "schemes", "health", "kernel", "probe"))
+_NEED_NAMESPACES = tuple(_HERE / name for name in ("lab", "daemon", "schemes", "health", "kernel", "probe", "chaos"))
 
 
 def pytest_configure() -> None:

@@ -174,7 +174,7 @@ def reload(options: argparse.Namespace) -> int:
 
 def release(options: argparse.Namespace) -> int:
     from mlbd.control import AlreadyRunning, OneDaemon
-    from mlbd.loop import release as release_all
+    from mlbd.release import release as release_all
 
     settings = Daemon()
     if options.config.exists():

@@ -88,9 +88,10 @@ class Kernel(Protocol):
         """
         ...
 
-    async def abandon(self, addresses: Collection[str]) -> None:
+    async def abandon(self, stranded: Collection[str], departed: Collection[str] = ()) -> None:
         """End the router's own sockets, not bound to a device, that are connected by UDP or connecting by TCP from one
-        of these addresses, so that their programs begin anew. Raises OSError; the event loop is not blocked meanwhile.
+        of these addresses, so that their programs begin anew; established ones, too, from addresses that departed, if
+        the router does not have them elsewhere. Raises OSError; the event loop is not blocked meanwhile.
         """
         ...
 

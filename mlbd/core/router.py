@@ -17,24 +17,33 @@ from mlbd.core.layout import Identities, Layout, assign
 from mlbd.core.probing import Order, Outcome
 from mlbd.core.settings import FAMILIES, Family, Settings
 from mlbd.core.shares import shares
+from mlbd.core.state import KernelState, Rule
 from mlbd.core.status import MemberStatus, PolicyStatus, Transition, UplinkStatus
 from mlbd.core.uplink import UplinkState
 
 
 class Router:
-    def __init__(self, settings: Settings, adopted: Identities, now: float) -> None:
+    def __init__(self, settings: Settings, adopted: Identities, now: float, left: KernelState | None = None) -> None:
+        """`left`: what a daemon before this one left in the kernel."""
         self.settings = settings
         self.identities = assign(settings, adopted)
         self.settled = False
         self.rerouted = False
-        """A gateway ran out in `advance`, perhaps without a transition; who reads it puts it back."""
+        """A gateway ran out, or an uplink began or ceased to rise, which decides who is reset: perhaps without a
+        transition. Who reads it puts it back.
+        """
         self._grace_end = now + settings.daemon.grace
         self._uplinks = {u.name: UplinkState(u, self.identities.uplinks[u.name], now) for u in settings.uplinks}
         self._by_interface = _by_interface(self._uplinks.values())
         self._uncut: set[str] = set()
         self._orphans = _vanished(adopted, self.identities)
+        self._addresses: dict[tuple[str, Family], frozenset[str]] = {}
+        """The last ones that an uplink had, without length."""
+        self._departed: set[str] = set()
         self._picks: dict[tuple[str, Family], Pick] = {}
         self._lan_prefixes: tuple[str, ...] = ()
+        if left is not None:
+            self._remember(left)
 
     # What the outside tells.
 
@@ -72,6 +81,8 @@ class Router:
         found = [
             (u, sharing.narrowed(shared, u.settings, facts.get(u.settings.interface))) for u in self._uplinks.values()
         ]
+        for uplink, its in found:
+            self._follow_addresses(uplink.settings.name, its)
         return self._noted(t for uplink, its in found for t in uplink.see(its, now))
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
@@ -83,16 +94,19 @@ class Router:
         uplink = self._uplinks.get(outcome.uplink)
         if uplink is None:
             return []
+        was = uplink.verdict
         out = uplink.hear(outcome, now)
+        self.rerouted |= uplink.verdict != was and "RISING" in (was, uplink.verdict)
         return self._noted(out) if out else out
 
     def advance(self, now: float) -> list[Transition]:
         out: list[Transition] = []
         for uplink in self._uplinks.values():
             if uplink.deadline <= now:
-                gateways = uplink.reach.gateways
+                gateways, was = uplink.reach.gateways, uplink.verdict
                 out += uplink.advance(now)
                 self.rerouted |= uplink.reach.gateways != gateways
+                self.rerouted |= uplink.verdict != was and "RISING" in (was, uplink.verdict)
         return self._noted(out)
 
     def orders(self, now: float) -> tuple[list[Order], list[Transition]]:
@@ -191,6 +205,11 @@ class Router:
         families = (own if not self.settings.marks_own(4) else ()), (own6 if not self.settings.marks_own(6) else ())
         return tuple(address.partition("/")[0] for found in families for address in found)
 
+    def departed(self) -> tuple[str, ...]:
+        """Addresses in whose place uplinks have others since this was asked last: nothing will be answered there."""
+        found, self._departed = tuple(sorted(self._departed)), set()
+        return found
+
     def cut(self, code: int) -> str:
         """That was done; returns the uplink's name, or "" for one that is not configured any more."""
         self._orphans -= {code}
@@ -223,6 +242,17 @@ class Router:
 
     # Inside.
 
+    def _remember(self, left: KernelState) -> None:
+        """What only rules still tell: in which families uplinks have had a gateway, and the IPv6 prefixes of those that
+        are away, so that nothing with such an address leaves by another uplink.
+        """
+        layout = Layout.of(self.settings.daemon)
+        rules = [item for item in left.values() if isinstance(item, Rule) and item.source is not None]
+        for uplink in self._uplinks.values():
+            own = [rule for rule in rules if rule.priority == layout.source_priority(uplink.id)]
+            uplink.reach.families |= {rule.family for rule in own}
+            uplink.reach.prefixes = tuple(rule.source for rule in own if rule.family == 6 and rule.source is not None)
+
     def _attributed(self, facts: Mapping[str, InterfaceFacts]) -> Mapping[str, InterfaceFacts]:
         """A prefix is given to the uplink whose address is most like it; but one whose own uplink has lost its
         addresses is not another's, as with two lines of one provider.
@@ -238,6 +268,16 @@ class Router:
             interface: replace(found, delegated=tuple(p for p in found.delegated if p not in others[interface]))
             for interface, found in facts.items()
         }
+
+    def _follow_addresses(self, name: str, facts: InterfaceFacts | None) -> None:
+        """An address is not given up before there is another: a line may come back with the one it had."""
+        for family in FAMILIES:
+            now = (
+                frozenset(a.partition("/")[0] for a in facts.addresses_of(family)) if facts is not None else frozenset()
+            )
+            if now:
+                self._departed |= self._addresses.get((name, family), now) - now
+                self._addresses[name, family] = now
 
     def _noted(self, transitions: Iterable[Transition]) -> list[Transition]:
         """Completes transitions with what is left, and remembers whose connections are stranded."""

@@ -174,7 +174,9 @@ def _base(
         f"meta mark & {layout.code_mask:#010x} == 0 ct direction original {reset}",
     ]
     tcp = f"meta l4proto tcp {known} jump own_tcp"
-    output = [*marked, _RENEWAL, tcp, f"{known} goto restore", *choosing]
+    # What left by an uplink that was removed must not leave by another with its address.
+    orphaned = f'meta l4proto tcp {known} oifname != "lo" reject with tcp reset'
+    output = [*marked, _RENEWAL, tcp, f"{known} jump restore", orphaned, *choosing]
     # Also connections that began before us are recorded, hence no `ct state new`.
     postrouting = [
         *marked,

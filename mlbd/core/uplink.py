@@ -171,7 +171,7 @@ class UplinkState:
 
     @property
     def reach(self) -> Reach:
-        """What facts say; not to be changed."""
+        """What facts say."""
         return self._reach
 
     @property

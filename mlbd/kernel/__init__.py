@@ -84,10 +84,9 @@ class LinuxKernel:
         self._routing.forget()
         return errors
 
-    async def abandon(self, addresses: Collection[str]) -> None:
+    async def abandon(self, stranded: Collection[str], departed: Collection[str] = ()) -> None:
         """See `Kernel.abandon`."""
-        if addresses:
-            await asyncio.to_thread(owned.abandon, addresses)
+        await asyncio.to_thread(owned.abandon, stranded, departed)
 
     async def cut(self, mark: int, mask: int) -> None:
         """See `Kernel.cut`. ValueError for a mark or mask of 0."""

@@ -2,8 +2,8 @@
 
 A socket keeps the source address it was given, and with it the uplink, whatever happens to routes. One that is still
 connecting, or a connected UDP socket, would wait for its program's patience to end; an error at once lets the program
-begin anew, by an uplink that works. Established TCP is not ended here: a rule in `mlbd.core.ruleset` resets what sends,
-what is idle may survive.
+begin anew, by an uplink that works. Established TCP is not ended with its uplink: a rule in `mlbd.core.ruleset` resets
+what sends, what is idle may survive. It is where its address is another's by now, as after a new lease.
 
 Sources: the kernel's include/uapi/linux/inet_diag.h, net/ipv4/inet_diag.c; sock_diag(7).
 """
@@ -14,7 +14,8 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from itertools import product
 
 from mlbd.kernel.netlink import HEADER, RefusedError, Requests
 
@@ -28,43 +29,62 @@ _SHOWN = struct.Struct("=BBBB48s")
 _ID = struct.Struct("!HH16s16s4x8x")
 """struct inet_diag_sockid: ports, addresses, then device and cookie in the host's order."""
 _DEVICE = struct.Struct("=36xI8x")
-_ESTABLISHED, _SYN_SENT = 1, 2
+_ESTABLISHED, _SYN_SENT, _TIME_WAIT, _CLOSE, _LISTEN = 1, 2, 6, 7, 10
+_CONNECTED = ((1 << 12) - 1) & ~(1 | 1 << _TIME_WAIT | 1 << _CLOSE | 1 << _LISTEN)
 _STRANDED = ((socket.IPPROTO_TCP, 1 << _SYN_SENT), (socket.IPPROTO_UDP, 1 << _ESTABLISHED))
+_DEPARTED = ((socket.IPPROTO_TCP, _CONNECTED), (socket.IPPROTO_UDP, 1 << _ESTABLISHED))
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL)
 """Without CONFIG_INET_DIAG_DESTROY, or the module for a protocol."""
 
 
-def abandon(addresses: Collection[str]) -> int:
+def abandon(stranded: Collection[str], departed: Collection[str] = ()) -> int:
     """End TCP sockets that are connecting and UDP sockets that are connected from these addresses; returns how many.
 
-    Not those bound to a device: they were meant for it. Does nothing where the kernel can't. Blocks. Raises OSError.
+    From `departed` ones, as far as the router really does not have them, also established TCP. Not what is bound to a
+    device: that was meant for it. Does nothing where the kernel can't. Blocks. Raises OSError.
     """
-    wanted = {ipaddress.ip_address(address).packed for address in addresses}
-    if not wanted:
+    gone = [address for address in departed if not _has(address)]
+    if not stranded and not gone:
         return 0
-    requests = Requests(_NETLINK_SOCK_DIAG)
     try:
-        return sum([_ended(requests, request) for request in list(_found(requests, wanted))])
+        requests = Requests(_NETLINK_SOCK_DIAG)
+    except OSError as error:
+        if error.errno == errno.EPROTONOSUPPORT:
+            return 0
+        raise
+    try:
+        found = [*_found(requests, stranded, _STRANDED), *_found(requests, gone, _DEPARTED)]
+        return sum([_ended(requests, request) for request in found])
     finally:
         requests.close()
 
 
-def _found(requests: Requests, wanted: Collection[bytes]) -> Iterator[bytes]:
-    """Requests that name the sockets."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for protocol, states in _STRANDED:
-            try:
-                shown = requests.dump(_BY_FAMILY, _REQUEST.pack(family, protocol, 0, states, bytes(48)))
-            except RefusedError as error:
-                if error.errno in _UNSUPPORTED:
-                    continue
-                raise
-            for message in shown:
-                of_family, _, _, _, number = _SHOWN.unpack_from(message, HEADER.size)
-                _, port, source, _ = _ID.unpack(number)
-                (device,) = _DEVICE.unpack(number)
-                if port and not device and _address(of_family, source) in wanted:
-                    yield _REQUEST.pack(of_family, protocol, 0, 0xFFFFFFFF, number)
+def _has(address: str) -> bool:
+    """Whether the router has it, if only by net.ipv4.ip_nonlocal_bind."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        try:
+            trial.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def _found(requests: Requests, addresses: Collection[str], kinds: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """Requests that name the sockets; `kinds` are protocols and bits of states."""
+    wanted = {ipaddress.ip_address(address).packed for address in addresses}
+    for family, (protocol, states) in product((socket.AF_INET, socket.AF_INET6), kinds if wanted else ()):
+        try:
+            shown = requests.dump(_BY_FAMILY, _REQUEST.pack(family, protocol, 0, states, bytes(48)))
+        except RefusedError as error:
+            if error.errno in _UNSUPPORTED:
+                continue
+            raise
+        for message in shown:
+            of_family, _, _, _, number = _SHOWN.unpack_from(message, HEADER.size)
+            _, port, source, _ = _ID.unpack(number)
+            (device,) = _DEVICE.unpack(number)
+            if port and not device and _address(of_family, source) in wanted:
+                yield _REQUEST.pack(of_family, protocol, 0, 0xFFFFFFFF, number)
 
 
 def _address(family: int, field: bytes) -> bytes:

@@ -15,7 +15,9 @@ from mlbd.kernel import links, neighbours, routes, rules
 from mlbd.kernel.netlink import CREATE, EXCL, REPLACE, RefusedError, Requests
 from mlbd.kernel.rules import ListedRule, Listing
 
-_GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
+_GONE = {routes.DELETE: errno.ESRCH, rules.DELETE: errno.ENOENT}
+"""What the kernel answers to the deletion of what is not there (net/ipv4/fib_trie.c, net/ipv6/route.c, fib_table_delete
+and ip6_route_del; net/core/fib_rules.c, fib_nl_delrule)."""
 _TABLES = 512
 
 
@@ -141,7 +143,7 @@ class RtNetlink:
         try:
             self._requests.request(kind, 0, payload)
         except RefusedError as error:
-            if error.errno in _GONE:
+            if error.errno == _GONE[kind]:
                 return False
             raise
         return True

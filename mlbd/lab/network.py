@@ -35,6 +35,7 @@ _EVERYWHERE = {
     "ipv4/icmp_ratelimit": 0,  # ICMP errors have a budget for the whole host, and tests would run out of it
     "ipv4/icmp_ratemask": 0,
     "ipv6/icmp/ratelimit": 0,
+    "ipv6/icmp/ratemask": "",
     "ipv4/ping_group_range": "0 0",
     "ipv6/ip_nonlocal_bind": 1,  # the many addresses of servers and clients are routes, not addresses
 }

@@ -10,7 +10,8 @@ import pytest
 
 from mlbd.core.plan import Change
 from mlbd.core.state import KernelState, Route, Rule, Sysctl
-from mlbd.loop import BACKOFF_MAX, release
+from mlbd.loop import BACKOFF_MAX
+from mlbd.release import release
 from tests.core.virtual import A1, ABC, B2, C3, ROUTE_A, Shell, left_behind, shell
 from tests.core.world import World, facts, policy, settings, uplink
 

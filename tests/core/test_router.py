@@ -331,3 +331,17 @@ def test_settings_lookup() -> None:
     assert given.uplink("b") == B
     with pytest.raises(KeyError):
         given.uplink("z")
+
+
+def test_who_begins_or_ceases_to_rise_is_looked_at() -> None:
+    """Whether established TCP is reset depends on RISING, which comes and goes without a transition."""
+    world = three()
+    kill(world, "b")
+    for answer in (RTT, None):
+        world.router.rerouted = False
+        world.answers["b"] = answer
+        while not world.router.rerouted:
+            assert world.now < BEGIN + 60
+            world.wait(0.02)
+        verdicts = {u.name: u.verdict for u in world.router.uplink_status(world.now, 0.0)}
+        assert verdicts["b"] == ("RISING" if answer else "DOWN")

@@ -96,7 +96,7 @@ def test_ends_and_starts_at_any_moment(masquerading: tuple[Network, Daemon]) -> 
         if number % 3:
             daemon.kill()
         else:
-            assert daemon.stop() == 0
+            assert daemon.stop() in (0, -15)  # before it could say what to do about SIGTERM
         daemon.start(wait=False)
         time.sleep(moments.uniform(0.0, 0.9))
     daemon.kill()
@@ -112,8 +112,10 @@ def test_only_what_differs_is_corrected(masquerading: tuple[Network, Daemon]) ->
     """What another version left, and what somebody changed while no daemon ran, is put right, and only that."""
     net, daemon = masquerading
     traffic, before = Traffic(net), kernel(net)
+    (used,) = traffic.stream.so_far().by_uplink()
+    lacking = f"1200{next(n for n in (1, 2, 3) if n != used)}"  # what leaves by that uplink would notice at once
     daemon.kill()
-    net.run("router", ["ip", "rule", "del", "pref", "12003"])
+    net.run("router", ["ip", "rule", "del", "pref", lacking])
     net.run(
         "router",
         ["ip", "rule", "add", "pref", "10555", "fwmark", "0x55000000/0xff000000", "lookup", "20055", "proto", "109"],
@@ -132,7 +134,7 @@ def test_only_what_differs_is_corrected(masquerading: tuple[Network, Daemon]) ->
     assert (after[0], after[2]) == (before[0], before[2])
     assert re.sub(r"# handle \d+", "", after[1]) == re.sub(r"# handle \d+", "", before[1])
     touched = [line for line in monitor.heard() if line]
-    assert [line for line in touched if not re.search(r"12003|10555|20055|leases|older", line)] == []
+    assert [line for line in touched if not re.search(rf"{lacking}|10555|20055|leases|older", line)] == []
     assert touched
 
 

@@ -82,6 +82,27 @@ def test_an_uplink_is_removed(start: Start) -> None:
     assert net.wrong_source(1) + net.wrong_source(2) + net.wrong_source(3) == 0
 
 
+def test_own_connections_of_a_removed_uplink_end(start: Start) -> None:
+    """An open connection of the router by an uplink that a reload removes is reset when it sends; it does not leave by
+    another uplink with the address of the one that was removed.
+    """
+    net, daemon = start(2)
+    held = [TcpConversation(net, "router") for _ in range(20)]
+    doomed = [conversation for conversation in held if conversation.uplink == 2]
+    reload(net, daemon, entries(net)[0])
+    daemon.wait_for(lambda status: [u["name"] for u in status["uplinks"]] == ["wan1"])
+    time.sleep(0.3)
+    for conversation in doomed:
+        with pytest.raises(ConnectionResetError):
+            conversation.say()
+    for conversation in held:
+        if conversation not in doomed:
+            conversation.say()
+        conversation.close()
+    assert doomed
+    assert [net.wrong_source(1), net.wrong_source(2)] == [0, 0]
+
+
 def test_weights_change(start: Start) -> None:
     """New weights hold for new connections; no uplink loses its verdict."""
     policy = '[[policy]]\nname = "p"\nmethod = "round-robin"\nmembers = ["wan1", "wan2"]\nweights = {{ wan1 = {} }}\n'

@@ -61,8 +61,8 @@ class MemoryKernel:
                     self.applied += batch
         return errors
 
-    async def abandon(self, addresses: Collection[str]) -> None:
-        self.abandoned += addresses
+    async def abandon(self, stranded: Collection[str], departed: Collection[str] = ()) -> None:
+        self.abandoned += [*stranded, *departed]
 
     async def cut(self, mark: int, mask: int) -> None:
         if not mark or not mask:

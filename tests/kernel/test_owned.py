@@ -57,3 +57,16 @@ def test_only_what_can_not_go_on_is_ended() -> None:
         assert [error_of(made) for made in doomed] == ["ECONNABORTED"] * len(doomed)
         assert [error_of(made) for made in spared] == [""] * len(spared)
         assert owned.abandon(["10.9.1.2"]) == owned.abandon([]) == 0
+
+
+def test_established_sockets_of_an_address_that_is_gone() -> None:
+    """They end with an error once the router does not have the address any more, and not before."""
+    with veth_pairs(), ExitStack() as stack:
+        run("ip link set lo up", "ip address add 10.9.9.8/32 dev lo", "ip address add 10.9.9.9/32 dev lo")
+        server = stack.enter_context(socket.create_server(("10.9.9.9", 7)))
+        client = stack.enter_context(socket.create_connection(("10.9.9.9", 7), source_address=("10.9.9.8", 0)))
+        stack.enter_context(server.accept()[0])
+        assert owned.abandon([], ["10.9.9.8"]) == 0
+        run("ip address del 10.9.9.8/32 dev lo")
+        assert owned.abandon([], ["10.9.9.8"]) == 1
+        assert error_of(client) == "ECONNABORTED"
