@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from mlbd.lab.namespaces import LabError
 from mlbd.lab.network import Network
 from tests.chaos.files import FILES, WRONG
 from tests.chaos.truth import GATEWAY, NEIGHBOURS, UPSTREAM, Line, Truth
+from tests.lab.scene import forget_connections
 
 Hurts = Literal["nobody", "line", "talking", "all"]
 """Whose connections may break: of no uplink, of this one, of those that send meanwhile, all."""
@@ -319,15 +318,6 @@ def _detour(action: str, lab: Lab, line: Line) -> None:
 
 def _set_detour(truth: Truth, line: Line) -> None:
     truth.detour = line.number
-
-
-def forget_connections(net: Network) -> None:
-    """As `conntrack -F`: a delete without a tuple (linux/netfilter/nfnetlink_conntrack.h)."""
-    with net.inside("router"):
-        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
-    with netlink:
-        netlink.send(struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0))
-        netlink.recv(4096)
 
 
 def _always(truth: Truth, line: Line) -> bool:

@@ -4,8 +4,6 @@ told apart from a failure of an uplink.
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -15,7 +13,17 @@ import pytest
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.network import Network, wait_until
 from mlbd.lab.traffic import connect_many
-from tests.lab.scene import QUICK, Start, conversation_by, kernel, mlbd, routing, tables, wait_usable
+from tests.lab.scene import (
+    QUICK,
+    Start,
+    conversation_by,
+    forget_connections,
+    kernel,
+    mlbd,
+    routing,
+    tables,
+    wait_usable,
+)
 
 METRICS = "127.0.0.1:9617"
 
@@ -171,15 +179,6 @@ def test_what_is_theirs_is_untouched(start: Start) -> None:
     daemon.stop()
     mlbd(net, "release", "-c", str(daemon.file))
     assert kernel(net) == theirs
-
-
-def forget_connections(net: Network) -> None:
-    """As `conntrack -F`: a delete without a tuple (linux/netfilter/nfnetlink_conntrack.h)."""
-    with net.inside("router"):
-        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
-    with netlink:
-        netlink.send(struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0))
-        assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)
 
 
 def test_a_forgotten_connection_ends_without_a_wrong_source(start: Start) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,3 +128,12 @@ def sysctls(net: Network) -> dict[str, str]:
 def kernel(net: Network) -> tuple[str, str, dict[str, str]]:
     """All that mlbd may touch."""
     return routing(net), ruleset(net), sysctls(net)
+
+
+def forget_connections(net: Network) -> None:
+    """As `conntrack -F`: a delete without a tuple (linux/netfilter/nfnetlink_conntrack.h)."""
+    with net.inside("router"):
+        netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)  # NETLINK_NETFILTER
+    with netlink:
+        netlink.send(struct.pack("=IHHIIBBH", 20, 1 << 8 | 2, 1 | 4, 1, 0, 0, 0, 0))
+        assert struct.unpack_from("=i", netlink.recv(4096), 16) == (0,)
