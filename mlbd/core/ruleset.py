@@ -170,13 +170,14 @@ def _base(
     reset = f"tcp flags & (syn | rst) == 0 ct mark & {layout.code_mask:#010x} @dead reject with tcp reset"
     own_tcp = [
         established,
-        # Probes, which carry a mark, are to find out that it works again.
-        f"meta mark & {layout.code_mask:#010x} == 0 ct direction original {reset}",
+        # Probes, which carry a mark, are to find out that it works. To an address that is gone a reset would leave.
+        f"meta mark & {layout.code_mask:#010x} == 0 ct direction original fib saddr type local {reset}",
     ]
     tcp = f"meta l4proto tcp {known} jump own_tcp"
     # What left by an uplink that was removed must not leave by another with its address.
-    orphaned = f'meta l4proto tcp {known} oifname != "lo" reject with tcp reset'
-    output = [*marked, _RENEWAL, tcp, f"{known} jump restore", orphaned, *choosing]
+    orphaned = f'meta l4proto tcp {known} oifname != "lo"'
+    orphans = [f"{orphaned} fib saddr type local reject with tcp reset", f"{orphaned} drop"]
+    output = [*marked, _RENEWAL, tcp, f"{known} jump restore", *orphans, *choosing]
     # Also connections that began before us are recorded, hence no `ct state new`.
     postrouting = [
         *marked,
