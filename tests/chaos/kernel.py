@@ -30,6 +30,7 @@ _PER_UPLINK = {"wish", "fact", "arrive"}
 _LINE_SYSCTLS = ("src_valid_mark", "ignore_routes_with_linkdown")
 
 
+_OF_UPLINK = re.compile(r"10\.(\d+)\.|2001:db8:(\d+):")
 _STRANGERS = """
 table inet strangers {{
   set seen4 {{ type ipv4_addr . ipv4_addr . inet_proto . inet_service; flags dynamic; size 99; }}
@@ -47,16 +48,19 @@ table inet strangers {{
 
 
 def strangers(net: Network, number: int) -> list[tuple[int | None, str]]:
-    """By whom they were sent, if by another uplink's address; and source, destination, protocol and port."""
+    """By whom they were sent, if by another uplink's address; and source, destination, protocol and port.
+
+    Not answers to an address that the router had: with own_connections = "mark" they are to whom it was before NAT.
+    """
     found = []
     for name in ("seen4", "seen6"):
         listed = json.loads(net.run(f"isp{number}", ["nft", "-j", "list", "set", "inet", "strangers", name]))
         for each in listed["nftables"]:
             for element in each.get("set", {}).get("elem", []):
-                source = str(element["concat"][0])
-                owner = re.match(r"10\.(\d+)\.|2001:db8:(\d+):", source)
                 text = " ".join(map(str, element["concat"]))
-                found.append((int(owner[1] or owner[2]) if owner else None, text))
+                owner, to = (_OF_UPLINK.match(str(address)) for address in element["concat"][:2])
+                if owner or not to:
+                    found.append((int(owner[1] or owner[2]) if owner else None, text))
     return found
 
 
