@@ -4,18 +4,22 @@ PYTHON := .venv/bin/python
 # Private namespaces: nothing of this machine is touched, and nothing is left. See mlbd/lab/sandbox.py.
 SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 
-.PHONY: help setup demo test check bench fuzz chaos clean
+# Faults at every operation, a random walk; see docs/decisions/worst-days.md.
+WORST := tests/faults tests/chaos
+
+.PHONY: help setup demo test test-worst check bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   watch mlbd keep a small network of namespaces working"
-	@echo "make test   check, then all tests"
-	@echo "make check  the linter, the formatter and the type checker"
-	@echo "make bench  measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
-	@echo "make fuzz   put a million bad inputs to everything that reads; FUZZ=\"--inputs 10000 dns\" only some, and to that"
-	@echo "make chaos  a long random walk of the real kernel in namespaces; SEED=7 EVENTS=500 walk that one again"
-	@echo "make setup  the system's packages and .venv; part of all of the above"
-	@echo "make clean  remove .venv and caches"
+	@echo "make demo        watch mlbd keep a small network of namespaces working"
+	@echo "make test        check, then the tests"
+	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk"
+	@echo "make check       the linter, the formatter and the type checker"
+	@echo "make bench       measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
+	@echo "make chaos       a long random walk of the real kernel in namespaces; SEED=7 EVENTS=500 walk that one again"
+	@echo "make fuzz        a million bad inputs to everything that reads; FUZZ=\"--inputs 10000 dns\" only some, to that"
+	@echo "make setup       the system's packages and .venv; part of all of the above"
+	@echo "make clean       remove .venv and caches"
 
 setup:
 	@packaging/setup.sh
@@ -28,11 +32,15 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Four workers, most of whose time is waiting; a file's tests share a network, so they go to one of them. A temporary
+# Not the worst days, which take as much processor as all else. Four workers, most of whose time is waiting; a file's tests share a network, so they go to one of them. A temporary
 # directory of their own: pytest's /tmp/pytest-of-root would be the real root's when an ordinary user is root in a sandbox.
 test: check
 	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
-	PYTEST_DEBUG_TEMPROOT=$$directory $(SANDBOX) $(PYTHON) -m pytest -n 4 --dist loadfile
+	PYTEST_DEBUG_TEMPROOT=$$directory $(SANDBOX) $(PYTHON) -m pytest -n 4 --dist loadfile $(WORST:%=--ignore=%)
+
+test-worst: setup
+	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
+	PYTEST_DEBUG_TEMPROOT=$$directory $(SANDBOX) $(PYTHON) -m pytest -n 4 --dist loadfile $(WORST)
 
 bench: setup
 	@$(SANDBOX) $(PYTHON) -m bench $(BENCH)
