@@ -32,8 +32,9 @@ check: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Not the worst days, which take as much processor as all else. Four workers, most of whose time is waiting; a file's tests share a network, so they go to one of them. A temporary
-# directory of their own: pytest's /tmp/pytest-of-root would be the real root's when an ordinary user is root in a sandbox.
+# Without the worst days, for which there are minutes elsewhere. Four workers, most of whose time is waiting; a file's
+# tests share a network, so they go to one of them. A temporary directory of their own: pytest's /tmp/pytest-of-root
+# would be the real root's when an ordinary user is root in a sandbox.
 test: check
 	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
 	PYTEST_DEBUG_TEMPROOT=$$directory $(SANDBOX) $(PYTHON) -m pytest -n 4 --dist loadfile $(WORST:%=--ignore=%)

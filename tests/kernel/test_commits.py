@@ -55,7 +55,7 @@ def test_who_changes_our_table_is_named() -> None:
 
 def test_more_than_can_be_heard() -> None:
     """Where messages were lost, it is told that something changed, by nobody knows whom, and what follows is heard."""
-    many = ", ".join(map(str, range(20000)))
+    many = ", ".join(map(str, range(2000)))
     with private_namespace(), contextlib.closing(Commits()) as commits:
 
         async def story() -> None:
