@@ -7,13 +7,14 @@ SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 # Faults at every operation, a random walk; see docs/decisions/worst-days.md.
 WORST := tests/faults tests/chaos
 
-.PHONY: help setup demo test test-worst check bench fuzz chaos clean
+.PHONY: help setup demo test test-worst test-vm check bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        watch mlbd keep a small network of namespaces working"
 	@echo "make test        check, then the tests"
 	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk"
+	@echo "make test-vm     tests in a Debian machine, which is emulated; VM=\"tests/vm/test_bonds.py\" only those"
 	@echo "make check       the linter, the formatter and the type checker"
 	@echo "make bench       measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
 	@echo "make chaos       a long random walk of the real kernel in namespaces; SEED=7 EVENTS=500 walk that one again"
@@ -42,6 +43,12 @@ test: check
 test-worst: setup
 	@directory=$$(mktemp -d) && trap 'rm -rf "$$directory"' EXIT && \
 	PYTEST_DEBUG_TEMPROOT=$$directory $(SANDBOX) $(PYTHON) -m pytest -n 4 --dist loadfile $(WORST)
+
+# Set-up with qemu, then the machine, then the tests in it. The sandbox ends the emulator, whatever ends us.
+test-vm:
+	@packaging/setup.sh vm
+	@packaging/vm/build.sh
+	@$(SANDBOX) $(PYTHON) -m tests.vm.machine $(VM)
 
 bench: setup
 	@$(SANDBOX) $(PYTHON) -m bench $(BENCH)

@@ -1,9 +1,11 @@
 #!/bin/sh
 # All that a checkout needs to run: the system's packages, and a virtual environment in .venv. `make setup` calls it.
+# `packaging/setup.sh vm` adds what `make test-vm` needs.
 # Does nothing, quickly, where nothing is missing. Changes the system only by installing the packages it names.
 set -eu
 cd "$(dirname "$0")/.."
 PATH="$PATH:/usr/sbin:/sbin" # Debian's ordinary users lack these; ip, nft and conntrack are there
+[ "${1:-}" = vm ] && with_vm=yes || with_vm=no
 me=$(id -un 2>/dev/null) || me="user $(id -u)"
 
 die() {
@@ -51,6 +53,10 @@ procps ps sysctl
 curl curl
 openssl openssl
 LIST
+    if [ "$with_vm" = yes ]; then
+        command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86
+        [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
+    fi
     ldconfig -p | grep -qF libnftables.so.1 || echo libnftables1
     [ -n "$(find_python)" ] || echo python3 python3-venv
 }
