@@ -13,23 +13,21 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlbd import __version__
 from mlbd.config import ConfigError, Loaded, load
 from mlbd.control import AlreadyRunning, ControlServer, OneDaemon, Refused
-from mlbd.core import sharing
-from mlbd.core.decision import View
+from mlbd.core.bundles import member_name
 from mlbd.core.describe import describe
-from mlbd.core.desired import desired
 from mlbd.core.diversion import diversions
-from mlbd.core.layout import Layout, adopted, assign
-from mlbd.core.plan import Change, plan
+from mlbd.core.layout import Layout, adopted
+from mlbd.core.plan import Change
 from mlbd.core.ports import KernelUnavailableError
 from mlbd.core.probing import Failure, Order, Outcome
-from mlbd.core.router import Router, preview
+from mlbd.core.router import Router
 from mlbd.core.ruleset import counter_name
 from mlbd.core.settings import Settings
 from mlbd.core.status import CycleStatus, Status, Transition
@@ -38,6 +36,7 @@ from mlbd.hooks import Hooks
 from mlbd.kernel import CarrierReader, LinuxKernel, Watch
 from mlbd.loop import Loop
 from mlbd.maintenance import Maintenance
+from mlbd.planning import plan_of
 from mlbd.probe import Prober
 from mlbd.release import release
 from mlbd.report import History, Log, Metrics, Service, received_bytes
@@ -140,6 +139,7 @@ class Daemon:
             settled=router.settled,
             uplinks=router.uplink_status(now, offset),
             policies=router.policy_status(),
+            bundles=router.bundle_status(now, offset),
             last_cycle=self.loop.last_cycle,
             warnings=(*self.warnings, *self._diversions(), *filter(None, [self._suspicion.warning, self.loop.fight])),
         )
@@ -161,7 +161,7 @@ class Daemon:
         self._refuse_other_file(asked)
         settings = self._read()[0]
         now = self.loop.router.decide(time.monotonic())
-        return await plan_of(self._kernel, settings, now.views, now.dead)
+        return await plan_of(self._kernel, settings, now)
 
     async def _on_events(self, asked: dict[str, object]) -> object:
         return self._history.follow() if asked.get("follow") is True else self._history.events
@@ -204,6 +204,8 @@ class Daemon:
             for uplink in self.settings.uplinks:
                 if uplink not in settings.uplinks:
                     self._prober.forget(uplink.name)
+            for bundle, interface in self.settings.memberships - settings.memberships:
+                self._prober.forget(member_name(bundle, interface))
             self.settings, self.warnings = settings, warnings
             self._hooks.directory = settings.daemon.hooks
             self.loop.load(settings)
@@ -273,7 +275,8 @@ class Daemon:
         """Nothing tells that one was changed."""
         before: list[bytes] = []
         while True:
-            now = self._kernel.sysctls(self.loop.router.interfaces())
+            filtered = [member.interface for teql in self.settings.teqls for member in teql.members]
+            now = self._kernel.sysctls(self.loop.router.interfaces(), filtered)
             if now != before:
                 self.loop.look_again()
             before = now
@@ -298,6 +301,9 @@ class Daemon:
     def transition(self, transition: Transition, took: float | None) -> None:
         self._log.transition(transition, took)
         self._history.add(transition, took)
+        if transition.bundle:
+            self._hooks.notify(transition, None, None)
+            return
         self._maintenance.transition(transition, took)
         for uplink in self.settings.uplinks:
             if uplink.name == transition.uplink:
@@ -339,21 +345,6 @@ class Daemon:
             self._metrics.probe_failed(outcome)
         else:
             self._metrics.probe_answered(outcome)
-
-
-async def plan_of(
-    kernel: LinuxKernel, settings: Settings, known: Mapping[str, View], dead: frozenset[str] = frozenset()
-) -> list[dict[str, str]]:
-    """The changes that a settled cycle with these settings would make now, by the very functions of the cycle."""
-    gateways = sharing.gateways(sharing.shared(settings.uplinks), settings.uplinks)
-    observation = await kernel.observe([u.interface for u in settings.uplinks], gateways)
-    identities = assign(settings, adopted(observation.state))
-    decision = preview(settings, identities, observation.facts, known, dead, observation.lan_prefixes)
-    want = desired(settings, identities, decision, observation.state)
-    return [
-        {"action": change.action, "kind": change.kind, "text": describe(change)}
-        for change in plan(want, observation.state)
-    ]
 
 
 async def serve(config: Path) -> int:

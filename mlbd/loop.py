@@ -20,7 +20,7 @@ from mlbd.core.describe import describe_object
 from mlbd.core.desired import desired
 from mlbd.core.drift import advice
 from mlbd.core.layout import Layout
-from mlbd.core.plan import Change, Stages, apply, plan, urgent
+from mlbd.core.plan import ASIDE, Change, Stages, apply, plan, urgent
 from mlbd.core.ports import ApplyError, Kernel, Observation
 from mlbd.core.probing import Failure, Order, Outcome
 from mlbd.core.router import Router
@@ -117,7 +117,7 @@ class Loop:
             return
         self._note(self.router.see_link(name, index, up, carrier, self._clock()))
         self._arm()
-        if name in self.router.interfaces():
+        if self.router.concerned(name):
             self.look_again()
 
     def look_again(self, by: str = "") -> None:
@@ -249,12 +249,12 @@ class Loop:
         """A full look; the mirror becomes true. Raises OSError."""
         self._looked = self._clock()
         self._look_at = self._looked + LOOK_EVERY
-        asked: set[str] = set()
+        asked: set[str] | None = None
         saved = saved_scopes(self._mirror)
         # A reload may come in between, and what an earlier run has changed is only known from a look.
-        while not asked.issuperset(saved.union(self.router.interfaces())):
+        while asked is None or not asked.issuperset(saved.union(self.router.interfaces())):
             asked = saved.union(self.router.interfaces())
-            observation = await self._kernel.observe(asked, self.router.gateways())
+            observation = await self._kernel.observe(asked, self.router.gateways(), self.router.settings.bundles)
             saved = saved_scopes(observation.state)
         expected = self._mirror if self._mirror_true else None
         others, self._others = self._others, set()
@@ -307,11 +307,13 @@ class Loop:
         errors = [e for e in errors if e.change not in moving or e.change.object.key in stuck]
         at = self._clock()
         refused = {e.change.kind for e in errors}
-        switched = refused <= {"sysctl", "saved", "rule", "route"}
+        switched = refused <= {*ASIDE, "rule", "route"}
+        bundled = refused.isdisjoint({"bond", "port"})
         for transition in transitions:
-            self._report.transition(transition, at - transition.at if switched else None)
+            done = bundled if transition.bundle else switched
+            self._report.transition(transition, at - transition.at if done else None)
         texts = await self._cut(stranded & router.to_cut()) if switched else []
-        if refused <= {"sysctl", "saved"}:
+        if refused <= ASIDE:
             gone = await self._apply(stages.retiring)
             made += stages.retiring
             if not gone:

@@ -37,9 +37,13 @@ def check(options: argparse.Namespace) -> int:
         return 2
     settings, warnings = loaded
     _print_problems(warnings)
-    uplinks = ", ".join(f"{u.name} ({u.interface})" for u in settings.uplinks)
-    policies = ", ".join(f"{p.name} ({p.method})" for p in settings.policies)
-    print(f"{path} is good: uplinks {uplinks}; policies {policies}.")
+    parts = {
+        "uplinks": [f"{u.name} ({u.interface})" for u in settings.uplinks],
+        "policies": [f"{p.name} ({p.method})" for p in settings.policies if p.members],
+        "bundles": [f"{name} ({', '.join(members)})" for name, members in settings.bundles.items()],
+    }
+    said = "; ".join(f"{kind} {', '.join(names)}" for kind, names in parts.items() if names)
+    print(f"{path} is good: {said}.")
     return 0
 
 
@@ -57,7 +61,8 @@ def status(options: argparse.Namespace) -> int:
             text = json.dumps(answer) if options.json else render(answer, colour=sys.stdout.isatty())
             if not options.watch:
                 print(text)
-                return 0 if any(u["usable"] for u in answer["uplinks"]) else 3
+                ways = answer["uplinks"] or [m for bundle in answer["bundles"] for m in bundle["members"]]
+                return 0 if any(way["usable"] for way in ways) else 3
         print((CLEAR if sys.stdout.isatty() and not options.json else "") + text, flush=True)
         time.sleep(1.0)
 
@@ -72,10 +77,10 @@ def plan(options: argparse.Namespace) -> int:
         changes = request(loaded[0].daemon.control, "plan", config=str(options.config.resolve()))
     except NoDaemon:
         note = "No daemon is running; shown is what it would have done once its probes had found the uplinks good."
-        from mlbd.daemon import plan_of
+        from mlbd.planning import plan_of
 
         settings = loaded[0]
-        outcome = _with_kernel(settings.daemon, lambda kernel: plan_of(kernel, settings, {}))
+        outcome = _with_kernel(settings.daemon, lambda kernel: plan_of(kernel, settings))
         if isinstance(outcome, int):
             return outcome
         changes = outcome

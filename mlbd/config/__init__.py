@@ -1,17 +1,20 @@
 """The configuration: from a TOML text to `mlbd.core.settings.Settings`, or to everything that is wrong with it.
 
-lines        where each key stands in the text
-keys         what the schema is made of
-schema       every key: type, default, explanation
-values       readers: from one value to its meaning
-conditions   the readers of the conditions of rules
-check        the document against the schema, key by key
-relations    keys against keys, and the settings that come out
-policies     the part of that which is about policies
-rules        the part of that which is about rules
-shadows      which rules never get a turn
-problems     what is wrong, and how it is said
-reference    the schema as tables for the documentation; nothing here imports it
+lines          where each key stands in the text
+keys           what the schema is made of
+schema         every key: type, default, explanation
+bundle_schema  those of bonds and TEQL
+values         readers: from one value to its meaning
+conditions     the readers of the conditions of rules
+bundle_values  the readers of bundles' keys
+check          the document against the schema, key by key
+relations      keys against keys, and the settings that come out
+policies       the part of that which is about policies
+rules          the part of that which is about rules
+bundles        the part of that which is about bonds and TEQL
+shadows        which rules never get a turn
+problems       what is wrong, and how it is said
+reference      the schema as tables for the documentation; nothing here imports it
 """
 
 from __future__ import annotations

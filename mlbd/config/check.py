@@ -74,7 +74,7 @@ def default(key: Key) -> Any:
 
 def check(document: Mapping[str, Any], findings: Findings) -> dict[str, tuple[Checked, ...]]:
     """The tables of the document by name; of a table that is written once there is always exactly one."""
-    _unknown(document, (), tuple(table.name for table in TABLES), (), findings)
+    _unknown(document, (), tuple(table.name for table in TABLES), {}, findings)
     return {table.name: _tables(table, document, findings) for table in TABLES}
 
 
@@ -96,7 +96,7 @@ def _table(table: Table, path: Path, value: Any, findings: Findings) -> Checked:
         hint = f"write {table.heading}, in single brackets" if many else ""
         findings.error(path, "several tables" if many else shown(value), "one table", hint)
     written = value if isinstance(value, dict) else {}
-    _unknown(written, path, table.names, table.inner, findings)
+    _unknown(written, path, table.names, _inside(table, path), findings)
     given: dict[str, Any] = {}
     wrong = set() if written is value else {key.name for key in table.keys}
     for key in table.keys:
@@ -116,13 +116,20 @@ def _table(table: Table, path: Path, value: Any, findings: Findings) -> Checked:
     return Checked(table, path, written, given, frozenset(wrong), where, inner)
 
 
+def _inside(table: Table, path: Path) -> dict[str, Table]:
+    """The tables inside this one, by how a person would call them."""
+    outer = ".".join(part for part in path if isinstance(part, str))
+    inner = {f"[{outer}.{below.name}]": below for below in table.inner}
+    return inner | {f"an element of {key.name}": key.table for key in table.keys if key.table}
+
+
 def _unknown(
-    written: Mapping[str, Any], path: Path, known: tuple[str, ...], inner: tuple[Table, ...], findings: Findings
+    written: Mapping[str, Any], path: Path, known: tuple[str, ...], inside: Mapping[str, Table], findings: Findings
 ) -> None:
     for name in written:
         if name in known:
             continue
-        if below := [f"[{path[0]}.{table.name}]" for table in inner if name in table.names]:
+        if below := [place for place, table in inside.items() if name in table.names]:
             hint = f"it belongs in {below[0]}"
         elif elsewhere := [table.heading for table in TABLES if name in table.names]:
             hint = f"it belongs in {' or '.join(elsewhere)}"
@@ -162,7 +169,8 @@ def _meaning(key: Key, path: Path, value: Any, findings: Findings) -> Any:
 
 def _one(key: Key, path: Path, value: Any, findings: Findings) -> Any:
     try:
-        return key.read(msgspec.convert(value, key.type))
+        found = msgspec.convert(value, key.type)
+        return _table(key.table, path, found, findings) if key.table else key.read(found)
     except msgspec.ValidationError as error:
         if inner := _INNER.search(str(error)):
             index = int(inner[1])

@@ -41,6 +41,8 @@ class Key:
     """No two elements of the array may mean the same."""
     bare: bool = False
     """An array of one element may be written without brackets."""
+    table: Table | None = None
+    """What is in an element that is a table; its meaning then is `mlbd.config.check.Checked`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,11 @@ class Table:
     def heading(self) -> str:
         """As it is written in a file, `[[uplink]]` or `[probe]`."""
         return f"[[{self.name}]]" if self.many else f"[{self.name}]"
+
+    @property
+    def below(self) -> tuple[Table, ...]:
+        """The tables inside it, also those that are elements of its arrays."""
+        return (*self.inner, *(key.table for key in self.keys if key.table))
 
     @property
     def names(self) -> tuple[str, ...]:

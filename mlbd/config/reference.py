@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"<!-- keys: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 def renewed(document: str) -> str:
     """The document with its tables as the schema has them; KeyError for a table that the schema does not have."""
-    tables = {table.name: table for each in TABLES for table in (each, *each.inner)}
+    tables = {table.name: table for each in TABLES for table in (each, *each.below)}
     return _BLOCK.sub(lambda block: f"<!-- keys: {block[1]} -->\n{markdown(tables[block[1]])}<!-- end -->", document)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from itertools import chain
 
+from mlbd.config.bundles import bonds, by_name, check_bundles, ports, teqls
 from mlbd.config.check import Checked
 from mlbd.config.policies import IMPLICIT, check_policies, policies
 from mlbd.config.problems import Findings, Path, shown
@@ -18,22 +20,30 @@ Tables = Mapping[str, tuple[Checked, ...]]
 
 def relate(tables: Tables, findings: Findings) -> None:
     """Check keys against each other, tables against tables."""
-    uplinks = tables["uplink"]
-    if not uplinks and all(problem.key != "uplink" for problem in findings.errors):
-        findings.error(("uplink",), "nothing", "at least one [[uplink]] table")
+    uplinks, bundles, teql_names = tables["uplink"], (*tables["bond"], *tables["teql"]), by_name(tables["teql"])
+    if not uplinks and not bundles and not {problem.key for problem in findings.errors} & {"uplink", "bond", "teql"}:
+        findings.error(("uplink",), "nothing", "at least one [[uplink]], [[bond]] or [[teql]] table")
     if len(uplinks) > MAX_UPLINK_ID:
         findings.error(uplinks[MAX_UPLINK_ID].path, f"{len(uplinks)} uplinks", f"at most {MAX_UPLINK_ID}")
     _one_interface(uplinks, findings)
     _each_its_own(uplinks, "id", "another number", findings, "ids tell the uplinks' marks and tables apart")
     _names(uplinks, tables["policy"], findings)
     (general,) = tables["probe"]
-    for probe in [general.under(uplink.inner["probe"]) for uplink in uplinks] or [general]:
-        _probe(probe, findings)
     for uplink in uplinks:
-        _gateway_target(uplink, general.under(uplink.inner["probe"]), findings)
+        probe = general.under(uplink.inner["probe"])
+        _paces(probe, findings)
+        if not (uplink.sound("interface") and uplink["interface"] in teql_names):
+            _targets(probe, findings)
+            _gateway_target(uplink, probe, findings)
+    if not uplinks:
+        _targets(general, findings)
+    if not uplinks or bundles:
+        _paces(general, findings)
     check_policies(tables["policy"], uplinks, used(tables["rule"]), findings)
     _each_its_own(tables["rule"], "name", "a name that no other rule has", findings, "rules are told apart by name")
     check_rules(tables, findings)
+    _each_its_own(bundles, "name", "a name that no other bundle has", findings, "one interface is one bundle")
+    check_bundles(tables, findings)
     _own_connections(uplinks, tables["daemon"][0], findings)
     _prefixes(uplinks, findings)
 
@@ -41,16 +51,26 @@ def relate(tables: Tables, findings: Findings) -> None:
 def settings(tables: Tables) -> Settings:
     """The settings that the tables mean; nothing may be wrong with them."""
     (general,), (conntrack,), (daemon,) = tables["probe"], tables["conntrack"], tables["daemon"]
-    uplinks = tuple(
-        Uplink(**table.settings(), probe=_probing(general.under(table.inner["probe"]))) for table in tables["uplink"]
-    )
+    paces = replace(_probing(general), targets=(), quorum=1, degrade=Degrade())
+    uplinks = tuple(_uplink(table, general, by_name(tables["teql"])) for table in tables["uplink"])
     return Settings(
         uplinks=uplinks,
         policies=policies(tables["policy"], uplinks),
+        bonds=bonds(tables["bond"], paces),
+        teqls=teqls(tables["teql"], paces),
         rules=rules(tables),
         conntrack=Conntrack(**conntrack.settings()),
         daemon=Daemon(**daemon.settings()),
     )
+
+
+def _uplink(table: Checked, general: Checked, teql_tables: Mapping[str, Checked]) -> Uplink:
+    probe = _probing(general.under(table.inner["probe"]))
+    members: tuple[str, ...] = ()
+    if teql := teql_tables.get(table["interface"]):
+        members = tuple(interface for _, interface in ports(teql))
+        probe = replace(probe, targets=(), quorum=1)
+    return Uplink(**table.settings(), probe=probe, members=members)
 
 
 def _probing(probe: Checked) -> Probe:
@@ -142,8 +162,10 @@ def _prefixes(uplinks: Sequence[Checked], findings: Findings) -> None:
                 break
 
 
-def _probe(probe: Checked, findings: Findings) -> None:
-    """Relations within a probe; what is wrong stands where the nearer of the two keys is written down."""
+# Relations within a probe; what is wrong stands where the nearer of the two keys is written down.
+
+
+def _targets(probe: Checked, findings: Findings) -> None:
     if probe.sound("targets") and not probe["targets"]:
         findings.error(probe.at("targets"), "an empty array", "at least one target")
     elif probe.sound("targets", "quorum") and probe["quorum"] > len(probe["targets"]):
@@ -153,6 +175,9 @@ def _probe(probe: Checked, findings: Findings) -> None:
             f"a quorum of {probe['quorum']} of {targets} target{'' if targets == 1 else 's'}",
             "at least as many targets as must answer",
         )  # fmt: skip
+
+
+def _paces(probe: Checked, findings: Findings) -> None:
     _at_most(probe, "suspect_interval", 1, "interval", findings, "a suspected uplink is probed more often, not less")
     _at_most(probe, "hold", 1, "hold_max", findings, "hold_max bounds what hold grows to")
     _at_most(probe, "interval", 2, "window", findings, "the window must hold at least two rounds")

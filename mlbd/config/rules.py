@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
+from mlbd.config.bundles import by_name, entrances, ports
 from mlbd.config.check import Checked
 from mlbd.config.conditions import WITH_PORTS_TEXT
 from mlbd.config.policies import IMPLICIT, tiers, which
@@ -43,12 +44,12 @@ def check_rules(tables: Tables, findings: Findings) -> None:
         findings.error(written[MAX_RULES].path, f"{len(written)} rules", f"at most {MAX_RULES}")
         return
     known = _known(tables)
-    interfaces = {u["interface"]: u["name"] for u in tables["uplink"] if u.sound("interface", "name")}
+    interfaces, silent = _interfaces(tables), dict(entrances(tables))
     judged: list[Judged] = []
     for table in written:
         _empty(table, findings)
         _use(table, known, findings)
-        _interface(table, interfaces, findings)
+        _interface(table, interfaces, silent, findings)
         if table.sound("use", "sticky") and table["sticky"] is not None:
             _sticky(table, tables, findings)
         ports, marks = _protocols(table, findings), _marks(table, daemon, findings)
@@ -117,9 +118,23 @@ def _use(table: Checked, known: Mapping[str, Checked | None], findings: Findings
         findings.error(table.at("use"), shown(table["use"]), expected, which(table["use"], list(known)))
 
 
-def _interface(table: Checked, uplinks: Mapping[str, str], findings: Findings) -> None:
+def _interfaces(tables: Tables) -> dict[str, str]:
+    """By which interfaces packets of uplinks come in, and the uplinks' names."""
+    teqls = by_name(tables["teql"])
+    found: dict[str, str] = {}
+    for uplink in tables["uplink"]:
+        if uplink.sound("interface", "name"):
+            teql = teqls.get(uplink["interface"])
+            entered = [name for _, name in ports(teql)] if teql else [uplink["interface"]]
+            found |= dict.fromkeys(entered, uplink["name"])
+    return found
+
+
+def _interface(table: Checked, uplinks: Mapping[str, str], silent: Mapping[str, str], findings: Findings) -> None:
     for path, written, wanted, name in _elements(table, "interface"):
-        if wanted and name in uplinks:
+        if wanted and name in silent:
+            findings.warn(path, f"nothing comes in by {shown(written)}: it is {silent[name]}")
+        elif wanted and name in uplinks:
             findings.warn(
                 path, f"{shown(written)} is the interface of the uplink {shown(uplinks[name])}: what comes in by an "
                 "uplink is answered by it, and no rule decides about that"

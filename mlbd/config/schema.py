@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from mlbd.config import conditions, targets, values
+from mlbd.config.bundle_schema import BOND, TEQL
 from mlbd.config.keys import COUNT, NAME, WEIGHT, Absent, Count, Key, Name, Table, Weight
 from mlbd.core.settings import MAX_UPLINK_ID, LastResort, Nat6
 
@@ -92,7 +93,7 @@ PROBE = Table(
 UPLINK = Table(
     name="uplink",
     many=True,
-    explanation="One way out. At least one; two make a working configuration.",
+    explanation="One way out. Two make a working configuration.",
     keys=(
         Key(
             name="name", type=Name, default=Absent.REQUIRED, expected=NAME,
@@ -336,4 +337,4 @@ DAEMON = Table(
     ),
 )  # fmt: skip
 
-TABLES = (UPLINK, PROBE, POLICY, RULE, CONNTRACK, DAEMON)
+TABLES = (UPLINK, PROBE, POLICY, RULE, BOND, TEQL, CONNTRACK, DAEMON)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mlbd.core.facts import Gateway, InterfaceFacts
@@ -40,6 +40,16 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What deciding needs to know of a member of a bundle."""
+
+    facts: InterfaceFacts | None
+    usable: bool = True
+    out: bool = False
+    """It is not to be used, and another one is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pick:
     """What one policy does with new connections of one family."""
 
@@ -66,6 +76,8 @@ class Decision:
     settled: bool
     lan_prefixes: tuple[str, ...] = ()
     """As of `mlbd.core.ports.Observation`."""
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    """Of members of bundles, by `mlbd.core.bundles.member_name`."""
 
     def carries(self, uplink: str, family: Family) -> bool:
         """Whether a rule that names the uplink may send new connections by it."""

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from mlbd.core.plan import Change
+from mlbd.core.settings import BOND_MODES
 from mlbd.core.state import (
     OF_IPV6,
+    Address,
     AddressSet,
+    Bond,
     Chain,
     Counter,
     Helper,
     Hop,
     MarkSet,
     Object,
+    Port,
     Route,
     Rule,
     Saved,
     SlotMap,
     Statement,
     Sysctl,
+    Teql,
 )
 
 _LONGEST = 200
@@ -34,6 +41,12 @@ def describe(change: Change) -> str:
         return f"{line} (was {_way(old)})"
     if isinstance(old, Sysctl):
         return f"{line} (was {old.value})"
+    if isinstance(old, Bond) and isinstance(new, Bond):
+        return f"{line} (was {_options(old, new)})"
+    if isinstance(old, Teql) and isinstance(new, Teql):
+        return f"{line} (was {_upness(old.up)})"
+    if isinstance(old, Port) and isinstance(new, Port):
+        return f"{line} (was {_membership(old)})"
     if isinstance(old, Chain) and isinstance(new, Chain):
         return "\n".join([line, *_statement_diff(old, new)])
     if isinstance(new, Chain):
@@ -65,8 +78,39 @@ def describe_object(item: Object) -> str:
             family = "ipv6" if item.name in OF_IPV6 else "ipv4"
             where = f"/{family}/conf/{item.scope}" if not item.scope.startswith("/") else item.scope
             return f"sysctl net{where.replace('/', '.')}.{item.name} = {item.value}"
+        case Bond():
+            return f"bond {item.name}: {_options(item, Bond(name=item.name))}"
+        case Teql():
+            return f"teql {item.name}: {_upness(item.up)}"
+        case Port():
+            return f"port {item.device}: {_membership(item)}"
+        case Address():
+            return f"ip address {item.address} dev {item.device}"
         case AddressSet():
             return f"nft set {item.name}: IPv{item.family} addresses, each for {item.timeout} s"
+
+
+def _options(bond: Bond, other: Bond) -> str:
+    """In which it is not like the other one."""
+    values = ((f.name, getattr(bond, f.name)) for f in fields(bond) if f.name not in ("name", "owned"))
+    different = [(name, value) for name, value in values if value != getattr(other, name)]
+    return " ".join(f"{name} {_option(name, value)}" for name, value in different) or "as the kernel makes one"
+
+
+def _option(name: str, value: object) -> str:
+    if name == "mode" and isinstance(value, int):
+        return BOND_MODES[value] if value < len(BOND_MODES) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value) or "none"
+
+
+def _upness(up: bool) -> str:
+    return "up" if up else "down"
+
+
+def _membership(port: Port) -> str:
+    return f"in {port.bundle}" if port.bundle else f"in no bundle, {_upness(port.up)}"
 
 
 def _way(route: Route) -> str:

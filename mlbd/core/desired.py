@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
 
+from mlbd.core.bundling import bundling, left_alone, loosened
 from mlbd.core.decision import Decision, View
 from mlbd.core.layout import Identities
 from mlbd.core.routing import routing
@@ -42,7 +43,10 @@ FIVE_TUPLE = {"fib_multipath_hash_policy": "3", "fib_multipath_hash_fields": "55
 Documentation/networking/ip-sysctl.rst). Policy 1 is the same where there are no fields, before Linux 5.12; but it takes
 the hash of the sending socket where a device hands that over, as a veth does."""
 
-CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE)
+OF_TEQL = {"rp_filter": "2"}
+"""Of members of TEQL that a strict one would make deaf (`mlbd.core.bundling.loosened`)."""
+
+CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE, *OF_TEQL)
 """Every name that is ever changed."""
 
 
@@ -56,14 +60,17 @@ def desired(settings: Settings, identities: Identities, decision: Decision, obse
         wanted[uplink.interface] = of_others | _of_interface(uplink, view, uplink.interface in alike)
     if any(len(tier) > 1 for policy in settings.policies for tier in policy.tiers):
         wanted |= {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
+    wanted |= dict.fromkeys(loosened(settings, observed), OF_TEQL)
     sysctls = [*_sysctls(wanted, observed), *_restored(set(wanted), observed)]
-    parts = [*routing(settings, identities, decision), *ruleset(settings, identities, decision), KernelState(sysctls)]
+    parts = [KernelState([*bundling(settings, decision.standings, observed), *sysctls])]
+    if settings.uplinks:
+        parts += [*routing(settings, identities, decision), *ruleset(settings, identities, decision)]
     return KernelState.merged(parts)
 
 
 def released(observed: KernelState) -> KernelState:
     """Nothing of ours; sysctls as they were."""
-    return KernelState(_restored(set(), observed))
+    return KernelState([*_restored(set(), observed), *left_alone((), observed)])
 
 
 def _of_interface(uplink: Uplink, view: View, alike: bool) -> dict[str, str]:

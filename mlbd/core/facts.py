@@ -34,6 +34,24 @@ class WideRoute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortFacts:
+    """What an interface is to the bundle that it is a member of."""
+
+    bundle: str = ""
+    """The bond or TEQL device; "" for none."""
+    hardware: str = ""
+    """Its own Ethernet address, `02:00:00:00:00:01`, not the one that its bond gives it; "" without one."""
+    of_bundle: str = ""
+    """The Ethernet address of its bond, also while it is none of its ports; "" if there is no bond."""
+    active: bool = False
+    """The kernel may send by it: state active (IFLA_BOND_SLAVE_STATE) and link up, in 802.3ad also distributing
+    (IEEE 802.1AX 6.4.2.3); or, of a TEQL device, attached."""
+    fault: str = ""
+    """Why the kernel's own monitor does not use it although there is carrier, for a person; "" if it does, or if it is
+    merely the backup."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InterfaceFacts:
     """One interface that exists. An interface that does not exist has no facts."""
 
@@ -57,6 +75,9 @@ class InterfaceFacts:
     """IPv6 prefixes that a DHCPv6 client was given for this uplink, canonical and sorted: those of the unreachable or
     blackhole routes that others put into `main` for them (systemd-networkd, dhcpcd), as far as they share their
     first 32 bits with an address of this interface, and more bits than with any other interface asked for."""
+
+    port: PortFacts | None = None
+    """Of members of bundles."""
 
     neighbours: tuple[tuple[str, str], ...] = ()
     """Of the addresses that were asked for, those that answered on this interface, and the hardware address of each."""

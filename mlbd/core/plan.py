@@ -12,7 +12,21 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
 
-from mlbd.core.state import KernelState, MarkSet, Object, Route, Rule, Saved, SlotMap, Sysctl
+from mlbd.core.state import (
+    Address,
+    Bond,
+    Bundling,
+    KernelState,
+    MarkSet,
+    Object,
+    Port,
+    Route,
+    Rule,
+    Saved,
+    SlotMap,
+    Sysctl,
+    Teql,
+)
 
 
 class Phase(IntEnum):
@@ -49,30 +63,35 @@ class Change:
 
     @property
     def phase(self) -> Phase:
-        # A sysctl exists with its interface, so it is never added; setting it prepares what comes after.
-        if isinstance(self.object, Sysctl) or self.old is None:
+        # A sysctl exists with its interface, so it is never added; setting it prepares what comes after. So does what
+        # makes a bundle work: nothing else has to be known first.
+        joins = isinstance(self.new, Port) and self.new.bundle
+        if isinstance(self.object, Sysctl) or self.old is None or isinstance(self.new, Bond | Teql) or joins:
             return Phase.PREPARE
         return Phase.RETIRE if self.new is None else Phase.SWITCH
 
 
+_REMEMBER, _SET, _BUNDLE, _ADD_ROUTE, _ADD_RULE, _NFT, _REPLACE_ROUTE = range(7)
+_DELETE_RULE, _DELETE_ROUTE, _UNBUNDLE, _RESTORE, _FORGET = range(7, 12)
 _ORDER: dict[tuple[Action, type[Object]], int] = {
-    ("add", Saved): 0,  # originals are remembered before they are changed
-    ("replace", Saved): 0,
-    ("replace", Sysctl): 1,
-    ("add", Sysctl): 1,
-    ("add", Route): 2,  # a mark may point to a table only when the table leads somewhere
-    ("add", Rule): 3,
-    ("replace", Route): 5,
-    ("delete", Rule): 6,
-    ("delete", Route): 7,
+    ("add", Saved): _REMEMBER,  # originals are remembered before they are changed
+    ("replace", Saved): _REMEMBER,
+    ("replace", Sysctl): _SET,
+    ("add", Sysctl): _SET,
+    ("add", Route): _ADD_ROUTE,  # a mark may point to a table only when the table leads somewhere
+    ("add", Rule): _ADD_RULE,
+    ("replace", Route): _REPLACE_ROUTE,
+    ("delete", Rule): _DELETE_RULE,
+    ("delete", Route): _DELETE_ROUTE,
+    # Sysctls become what they were when nothing of ours needs them any more; until then, what they were is remembered.
 }
-_NFT = 4
-_RESTORE, _FORGET = 8, 9
-"""Sysctls become what they were when nothing of ours needs them any more; until then, what they were is remembered."""
 
 
 def _step(change: Change, leaving: frozenset[str]) -> tuple[int, int]:
-    step, thing = _ORDER.get((change.action, type(change.object)), _NFT), change.object
+    thing = change.object
+    if isinstance(thing, Bundling):
+        return _bundle_step(change, thing)
+    step = _ORDER.get((change.action, type(thing)), _NFT)
     if isinstance(thing, Sysctl | Saved) and thing.scope in leaving:
         return (_RESTORE if isinstance(thing, Sysctl) else _FORGET), 0
     if not isinstance(thing, Rule):
@@ -81,6 +100,23 @@ def _step(change: Change, leaving: frozenset[str]) -> tuple[int, int]:
     # every default of ours. Where `goto` leads comes first of all: one that leads nowhere is passed over.
     place = -1 if thing.action == "nop" else thing.priority
     return step, place if change.new is not None else -place
+
+
+def _bundle_step(change: Change, thing: Bundling) -> tuple[int, int]:
+    """A bond before its ports, TEQL's members before its device, which can't be up without, and both before what leads
+    there. A bond sends by another port before one goes.
+    """
+    gone = change.new is None
+    match thing:
+        case Bond():
+            place = 4 if gone else 0
+        case Port():
+            place = 1 if thing.bundle and not gone else 2 if gone else 4
+        case Teql():
+            place = 3 if gone else 2
+        case Address():
+            place = 0 if gone else 3
+    return (_UNBUNDLE if gone else _BUNDLE), place
 
 
 def plan(desired: KernelState, observed: KernelState) -> list[Change]:
@@ -100,6 +136,10 @@ def _leaving(changes: Iterable[Change]) -> frozenset[str]:
     return frozenset(c.old.scope for c in changes if isinstance(c.old, Saved) and c.new is None)
 
 
+ASIDE = frozenset({"sysctl", "saved", "bond", "teql", "port", "address"})
+"""Kinds of changes without which packets are steered as they should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stages:
     """A plan in parts. Each depends on those before it."""
@@ -110,7 +150,7 @@ class Stages:
     """Sysctls."""
     switching: list[Change]
     retiring: list[Change]
-    """Rules and routes that go."""
+    """Rules, routes and what bundles consist of, that go."""
     restoring: list[Change]
     """Sysctls that become what they were, and the notes of that."""
 
@@ -131,7 +171,7 @@ class Stages:
                 saving.append(change)
             elif isinstance(thing, Sysctl):
                 setting.append(change)
-            elif change.new is None and isinstance(thing, Rule | Route):
+            elif change.new is None and isinstance(thing, Rule | Route | Bundling):
                 retiring.append(change)
             elif settled or change.phase is Phase.PREPARE:
                 switching.append(change)

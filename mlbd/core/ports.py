@@ -12,16 +12,20 @@ from mlbd.core.plan import Change
 from mlbd.core.settings import Family
 from mlbd.core.state import KernelState, Rule
 
+NO_BUNDLES: Mapping[str, Collection[str]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
     """One full look."""
 
     state: KernelState
-    """Everything owned, in whatever condition, and the sysctls of the interfaces asked for that exist, and those of
-    the scopes `/ipv4` and `/ipv6` that this kernel has."""
+    """Everything owned, in whatever condition; the sysctls of the interfaces asked for that exist, and those of the
+    scopes `/ipv4` and `/ipv6` that this kernel has. Of bundles that were asked for or are owned the device, a `Port`
+    for each interface that is in it or was asked for, and all addresses of these; of members of TEQL also `rp_filter`,
+    and that of the scope `/all`."""
     facts: Mapping[str, InterfaceFacts] = field(default_factory=dict)
-    """Of the interfaces asked for, those that exist."""
+    """Of the interfaces asked for and the members of the bundles asked for, those that exist."""
     lan_prefixes: tuple[str, ...] = ()
     """IPv6 prefixes of /64 or shorter, canonical and sorted, of usable global addresses on interfaces that were not
     asked for (so no uplinks) and are up; not of loopback."""
@@ -73,8 +77,14 @@ class KernelUnavailableError(Exception):
 
 
 class Kernel(Protocol):
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
-        """Look at everything, also at the hardware addresses of `neighbours`. Changes nothing.
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
+        """Look at everything, also at the hardware addresses of `neighbours`, and at `bundles`: names of devices and
+        of the interfaces that are to be their members. Changes nothing.
 
         Raises OSError when the kernel's answer did not come whole.
         """

@@ -42,6 +42,9 @@ class Order:
     """Where to; a link-local IPv6 address is meant on `interface`. "" for a target with a name, to be resolved."""
     ask: Target = GATEWAY
     """What to send."""
+    sources: tuple[str, ...] = ()
+    """Of a port of a bond: Ethernet addresses to ask from, in turn; the reply may come by any port of `bundle`."""
+    bundle: str = ""
     mark: int = 0
     """Of the packet: it is this uplink's, also where another has the same interface, and whatever becomes of others."""
 

@@ -104,6 +104,10 @@ class Reach:
             if now >= self._carrier_lost + uplink.carrier_delay:
                 return "carrier lost"
             self._carrier_end = self._carrier_lost + uplink.carrier_delay
+        if facts.port is not None and facts.port.fault:
+            return facts.port.fault
+        if uplink.port:
+            return ""
         if not facts.addresses_of(4) and not facts.addresses_of(6):
             return f"no address on {facts.name}"
         if self.gateways == (None, None):

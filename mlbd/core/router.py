@@ -10,15 +10,16 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
-from mlbd.core import prefixes, sharing
-from mlbd.core.decision import Decision, Pick, View, decide
+from mlbd.core import sharing
+from mlbd.core.bundles import Bundles
+from mlbd.core.decision import Decision, Pick, decide
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.layout import Identities, Layout, assign
 from mlbd.core.probing import Order, Outcome
 from mlbd.core.settings import FAMILIES, Family, Settings
 from mlbd.core.shares import shares
 from mlbd.core.state import KernelState, Rule
-from mlbd.core.status import MemberStatus, PolicyStatus, Transition, UplinkStatus
+from mlbd.core.status import BundleStatus, MemberStatus, PolicyStatus, Transition, UplinkStatus
 from mlbd.core.uplink import UplinkState
 
 
@@ -29,12 +30,13 @@ class Router:
         self.identities = assign(settings, adopted)
         self.settled = False
         self.rerouted = False
-        """A gateway ran out, or an uplink began or ceased to rise, which decides who is reset: perhaps without a
-        transition. Who reads it puts it back.
+        """A gateway ran out, or an uplink began or ceased to rise, which decides who is reset, or a member of a bundle
+        is out, or in again: perhaps without a transition. Who reads it puts it back.
         """
         self._grace_end = now + settings.daemon.grace
         self._uplinks = {u.name: UplinkState(u, self.identities.uplinks[u.name], now) for u in settings.uplinks}
         self._by_interface = _by_interface(self._uplinks.values())
+        self._bundles = Bundles(settings, now)
         self._uncut: set[str] = set()
         self._orphans = _vanished(adopted, self.identities)
         self._addresses: dict[tuple[str, Family], frozenset[str]] = {}
@@ -69,31 +71,34 @@ class Router:
         self._by_interface = _by_interface(uplinks.values())
         self._uncut &= set(uplinks)
         self._picks = {}
-        return self._noted(out)
+        return self._noted(out) + self._bundles.load(settings, now)
 
     def see(
         self, facts: Mapping[str, InterfaceFacts], now: float, lan_prefixes: tuple[str, ...] = ()
     ) -> list[Transition]:
         """A full look."""
         self._lan_prefixes = lan_prefixes
-        facts = self._attributed(facts)
+        of_members = self._follow(self._bundles.see(facts, now), now)
+        facts = self._attributed(self._carried(facts))
         shared = sharing.shared(self.settings.uplinks)
         found = [
             (u, sharing.narrowed(shared, u.settings, facts.get(u.settings.interface))) for u in self._uplinks.values()
         ]
         for uplink, its in found:
             self._follow_addresses(uplink.settings.name, its)
-        return self._noted(t for uplink, its in found for t in uplink.see(its, now))
+        return of_members + self._noted(t for uplink, its in found for t in uplink.see(its, now))
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
         """The kernel said something about one interface."""
-        uplinks = self._by_interface.get(name, ())
-        return self._noted(t for uplink in uplinks for t in uplink.see_link(index, up, carrier, now))
+        of_members = self._follow(self._bundles.see_link(name, index, up, carrier, now), now)
+        uplinks = [u for u in self._by_interface.get(name, ()) if not u.settings.members]
+        return of_members + self._noted(t for uplink in uplinks for t in uplink.see_link(index, up, carrier, now))
 
     def hear(self, outcome: Outcome, now: float) -> list[Transition]:
         uplink = self._uplinks.get(outcome.uplink)
         if uplink is None:
-            return []
+            member = self._bundles.state(outcome.uplink)
+            return [] if member is None else self._follow(self._bundles.noted(member.hear(outcome, now), now), now)
         was = uplink.verdict
         out = uplink.hear(outcome, now)
         self.rerouted |= uplink.verdict != was and "RISING" in (was, uplink.verdict)
@@ -107,7 +112,9 @@ class Router:
                 out += uplink.advance(now)
                 self.rerouted |= uplink.reach.gateways != gateways
                 self.rerouted |= uplink.verdict != was and "RISING" in (was, uplink.verdict)
-        return self._noted(out)
+        due = [member for member in self._bundles.states() if member.deadline <= now]
+        of_members = self._bundles.noted([t for member in due for t in member.advance(now)], now)
+        return self._noted(out) + self._follow(of_members, now)
 
     def orders(self, now: float) -> tuple[list[Order], list[Transition]]:
         """The probes to send now; they count as sent."""
@@ -120,7 +127,13 @@ class Router:
                 mark = layout.mark(uplink.id)
                 orders += [replace(order, mark=mark) for order in more]
                 out += transitions
-        return orders, self._noted(out)
+        of_members: list[Transition] = []
+        for member in self._bundles.states():
+            if member.deadline <= now:
+                more, transitions = member.orders(now)
+                orders += [self._bundles.addressed(order) for order in more]
+                of_members += transitions
+        return orders, self._noted(out) + self._follow(self._bundles.noted(of_members, now), now)
 
     # What people ask for. All raise KeyError for an uplink that there is not.
 
@@ -151,7 +164,12 @@ class Router:
         ]
 
     def interfaces(self) -> Collection[str]:
+        """Of uplinks."""
         return list(self._by_interface)
+
+    def concerned(self, interface: str) -> bool:
+        """Whether a look is due when something happens to it."""
+        return interface in self._by_interface or self._bundles.knows(interface)
 
     def gateways(self) -> Collection[str]:
         """Addresses whose hardware addresses a look should find."""
@@ -159,12 +177,13 @@ class Router:
 
     def watched(self) -> Mapping[str, InterfaceFacts]:
         """What is believed of the interfaces that exist."""
-        found = {name: uplinks[0].facts for name, uplinks in self._by_interface.items()}
-        return {name: facts for name, facts in found.items() if facts is not None}
+        own = {name: uplinks[0] for name, uplinks in self._by_interface.items() if not uplinks[0].settings.members}
+        found = {name: uplink.facts for name, uplink in own.items()}
+        return {name: facts for name, facts in found.items() if facts is not None} | self._bundles.watched()
 
     def deadline(self) -> float:
         """When `advance` or `orders` will have something to do although nothing happens."""
-        return min((u.deadline for u in self._uplinks.values()), default=inf)
+        return min([self._bundles.deadline(), *(u.deadline for u in self._uplinks.values())])
 
     def reconsider(self, now: float) -> float:
         """When `decide` will say something else although nothing happens; inf: not before something does."""
@@ -177,12 +196,15 @@ class Router:
     def decide(self, now: float) -> Decision:
         """What should be, given what is known; also latches the end of start-up."""
         if not self.settled:
-            self.settled = now >= self._grace_end or all(u.settled for u in self._uplinks.values())
+            waits = not self._bundles.settled() or not all(u.settled for u in self._uplinks.values())
+            self.settled = now >= self._grace_end or not waits
+            self._bundles.noted((), now)
         views = {name: u.view() for name, u in self._uplinks.items()}
         picks = decide(self.settings, views, self.settled)
         if self.settled:
             self._note_picks(picks)
-        return Decision(views, picks, self._dead(now), self.settled, self._lan_prefixes)
+        standings = self._bundles.standings()
+        return Decision(views, picks, self._dead(now), self.settled, self._lan_prefixes, standings)
 
     def to_cut(self) -> frozenset[int]:
         """Codes of the uplinks whose connections are to be cut loose now: there is somewhere else for them to go."""
@@ -223,10 +245,14 @@ class Router:
         """`offset` turns monotonic into Unix time."""
         return tuple(u.status(now, offset) for u in self._uplinks.values())
 
+    def bundle_status(self, now: float, offset: float) -> tuple[BundleStatus, ...]:
+        """`offset` turns monotonic into Unix time."""
+        return self._bundles.status(now, offset)
+
     def policy_status(self) -> tuple[PolicyStatus, ...]:
         """Shares are those of the family that more of the members serve, IPv4 if equal."""
         out = []
-        for policy in self.settings.policies:
+        for policy in (p for p in self.settings.policies if p.members):
             picks = [self._picks.get((policy.name, family), Pick()) for family in FAMILIES]
             chosen = max(picks, key=lambda p: len(p.chosen))
             ratio = shares(chosen.slots())
@@ -241,6 +267,29 @@ class Router:
         return tuple(out)
 
     # Inside.
+
+    def _follow(self, of_members: list[Transition], now: float) -> list[Transition]:
+        """What became of members, and what follows for uplinks by TEQL: these have what carrier their members give."""
+        self.rerouted |= self._bundles.altered
+        self._bundles.altered = False
+        if not of_members:
+            return []
+        above = [u for u in self._uplinks.values() if u.settings.members and u.facts is not None]
+        out: list[Transition] = []
+        for uplink in above:
+            assert uplink.facts is not None
+            works = self._bundles.works(uplink.settings.interface)
+            out += uplink.see_link(uplink.facts.index, uplink.facts.up, works, now)
+        return of_members + self._noted(out)
+
+    def _carried(self, facts: Mapping[str, InterfaceFacts]) -> Mapping[str, InterfaceFacts]:
+        devices = {u.settings.interface for u in self._uplinks.values() if u.settings.members}
+        changed = {
+            name: replace(facts[name], carrier=facts[name].up and self._bundles.works(name))
+            for name in devices
+            if name in facts
+        }
+        return {**facts, **changed} if changed else facts
 
     def _remember(self, left: KernelState) -> None:
         """What only rules still tell: in which families uplinks have had a gateway, and the IPv6 prefixes of those that
@@ -335,37 +384,3 @@ def _by_interface(uplinks: Iterable[UplinkState]) -> Mapping[str, list[UplinkSta
 def _vanished(before: Identities, now: Identities) -> set[int]:
     """Codes that connections may still carry although their uplink has them no more."""
     return {code for name, code in before.uplinks.items() if now.uplinks.get(name) != code}
-
-
-def preview(
-    settings: Settings,
-    identities: Identities,
-    facts: Mapping[str, InterfaceFacts],
-    known: Mapping[str, View],
-    dead: frozenset[str] = frozenset(),
-    lan_prefixes: tuple[str, ...] = (),
-) -> Decision:
-    """What would be decided for settings that need not be in force.
-
-    Uplinks that are known are as usable as they are, if facts allow; of the others it is assumed.
-    """
-    views = {}
-    shared = sharing.shared(settings.uplinks)
-    for uplink in settings.uplinks:
-        state = UplinkState(uplink, identities.uplinks[uplink.name], 0.0)
-        state.see(sharing.narrowed(shared, uplink, facts.get(uplink.interface)), 0.0)
-        view, before = state.view(), known.get(uplink.name)
-        sendable = view.paths != (None, None)
-        view = replace(view, usable=sendable and (before is None or before.usable))
-        if before is not None:  # what facts of now don't tell
-            view = replace(
-                view,
-                families=view.families | before.families,
-                down_since=before.down_since,
-                prefixes=prefixes.owned(uplink, view.facts, before.prefixes),
-                degraded=before.degraded,
-                carries=sendable and before.carries,
-            )
-        views[uplink.name] = view
-    picks = decide(settings, views, settled=True)
-    return Decision(views, picks, dead & views.keys(), settled=True, lan_prefixes=lan_prefixes)

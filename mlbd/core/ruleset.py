@@ -141,7 +141,8 @@ def _base(
     known = f"ct mark & {layout.code_mask:#010x} != 0"
     unmarked = f"meta mark & {layout.code_mask:#010x} == 0 {_SOMEWHERE}"
     flag = f"{layout.flag:#010x}"
-    interfaces = "{ " + ", ".join(dict.fromkeys(f'"{u.interface}"' for u in configured)) + " }"
+    names = dict.fromkeys(name for u in configured for name in (u.interface, *u.members))
+    interfaces = "{ " + ", ".join(f'"{name}"' for name in names) + " }"
     strange = _strangers(configured, own_prefixes)
     prerouting = [
         *([SAMPLED] if renew else []),

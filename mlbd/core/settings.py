@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 T = TypeVar("T")
 Family = Literal[4, 6]
@@ -107,6 +107,11 @@ class Uplink:
     """The id the administrator chose; None: given once and kept by name (`mlbd.core.layout.assign`)."""
     carrier_delay: float = 0.0
     probe: Probe = field(default_factory=Probe)
+    """Without targets, facts alone decide."""
+    members: tuple[str, ...] = ()
+    """Where `interface` is a TEQL bundle, its members: by these its packets come in."""
+    port: bool = False
+    """A port of a bond, which has neither addresses nor gateways of its own. Only `mlbd.core.bundles` makes such."""
 
     def gateway_setting(self, family: Family) -> GatewaySetting:
         return self.gateway if family == 4 else self.gateway6
@@ -170,6 +175,68 @@ class Rule:
         return hash(self.name)
 
 
+BondMode = Literal["balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"]
+BOND_MODES: tuple[BondMode, ...] = get_args(BondMode)
+"""In the kernel's order: a mode's number is its index (Documentation/networking/bonding.rst)."""
+TransmitHash = Literal["layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac"]
+TRANSMIT_HASHES: tuple[TransmitHash, ...] = get_args(TransmitHash)
+"""Likewise."""
+LacpRate = Literal["slow", "fast"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bond:
+    """A bundle of ports that the kernel's bonding driver makes."""
+
+    name: str
+    mode: BondMode
+    members: tuple[str, ...]
+    """Interfaces."""
+    addresses: tuple[str, ...] = ()
+    """Canonical, with prefix length."""
+    miimon: float | None = 0.1
+    """Seconds between the kernel's looks at carriers; None: it asks by ARP instead."""
+    updelay: float | None = None
+    """Seconds, a multiple of `miimon`; this and what follows: None, as it is."""
+    downdelay: float | None = None
+    primary: str | None = None
+    lacp_rate: LacpRate | None = None
+    xmit_hash_policy: TransmitHash | None = None
+    arp_interval: float | None = None
+    """Seconds between the kernel's own ARP requests to `arp_targets`. Without, mlbd asks them, by each port."""
+    arp_targets: tuple[str, ...] = ()
+    mac: str | None = None
+    """`02:00:00:00:00:01`."""
+    mtu: int | None = None
+    probe: Probe = field(default_factory=Probe)
+    """Its targets are `arp_targets`, where mlbd asks them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeqlMember:
+    interface: str
+    address: str
+    """Canonical, with prefix length, `10.0.0.0/31`."""
+    peer: str
+    """The far end's address on the same link; what is probed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teql:
+    """A bundle of links to one far end, which take packets in turn (net/sched/sch_teql.c)."""
+
+    name: str
+    """`teql0`, ...: the kernel's name for the device, which makes it and the queueing discipline of its members."""
+    members: tuple[TeqlMember, ...]
+    address: str
+    """Canonical, with prefix length."""
+    probe: Probe = field(default_factory=Probe)
+    """For each member with its peer as the only target."""
+
+
+Bundle = Bond | Teql
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conntrack:
     tcp: Literal["reset", "keep"] = "reset"
@@ -200,11 +267,24 @@ class Settings:
     uplinks: tuple[Uplink, ...]
     policies: tuple[Policy, ...]
     """At least one; the first is what traffic takes that no rule matches."""
+    bonds: tuple[Bond, ...] = ()
+    teqls: tuple[Teql, ...] = ()
     rules: tuple[Rule, ...] = ()
     """The first that matches a connection's first packet decides; one that uses an uplink matches only while that
     is usable."""
     conntrack: Conntrack = Conntrack()
     daemon: Daemon = Daemon()
+
+    @property
+    def bundles(self) -> dict[str, tuple[str, ...]]:
+        """Names of bundles, and the interfaces that are their members."""
+        found = {bond.name: bond.members for bond in self.bonds}
+        return found | {teql.name: tuple(m.interface for m in teql.members) for teql in self.teqls}
+
+    @property
+    def memberships(self) -> frozenset[tuple[str, str]]:
+        """Pairs of a bundle and an interface."""
+        return frozenset((name, member) for name, members in self.bundles.items() for member in members)
 
     def marks_own(self, family: Family) -> bool:
         """Whether marks choose the uplink of the router's own connections. In a family in which some uplink does not

@@ -89,7 +89,7 @@ def arriving(shared: Shared, uplink: Uplink, facts: InterfaceFacts | None) -> It
     """Conditions of which one holds where a packet has come in by the uplink; none while its gateways are unknown."""
     into = f'iifname "{uplink.interface}"'
     if uplink.interface not in shared:
-        yield into
+        yield from (f'iifname "{name}"' for name in (uplink.interface, *uplink.members))
         return
     known = dict(() if facts is None else facts.neighbours)
     for family in FAMILIES:

@@ -206,9 +206,85 @@ class Sysctl:
         return ("sysctl", self.scope, self.name)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bond:
+    """A bond's device. Of ours everything is desired; what the configuration leaves open is desired as it is.
+
+    Durations are milliseconds, as the kernel has them.
+    """
+
+    name: str
+    owned: bool = False
+    """We made it: its alias says so (IFLA_IFALIAS). Only such a one is ever deleted."""
+    up: bool = True
+    mode: int = 0
+    miimon: int = 0
+    updelay: int = 0
+    downdelay: int = 0
+    primary: str = ""
+    """An interface; "" for none. Observed only while it is a port (drivers/net/bonding/bond_netlink.c)."""
+    active: str = ""
+    """The port in use, in modes that have one; "": none, and as desired: whichever the kernel chooses."""
+    lacp_rate: int = 0
+    xmit_hash_policy: int = 0
+    arp_interval: int = 0
+    arp_targets: tuple[str, ...] = ()
+    mac: str = ""
+    mtu: int = 1500
+
+    @property
+    def key(self) -> Key:
+        return ("bond", self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teql:
+    """A TEQL device, which its module makes; without members it can't be up (net/sched/sch_teql.c)."""
+
+    name: str
+    owned: bool = False
+    """We set it up: its alias says so. Only of such a one are members ever taken out that nobody speaks of."""
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("teql", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An interface that is, or was, or is to be a member of a bundle. It exists as long as the interface does."""
+
+    device: str
+    bundle: str = ""
+    """The bond that is its master, or the TEQL device whose queueing discipline is its root; "" for none."""
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return ("port", self.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IPv4 or IPv6 address of a bundle's device or of a member."""
+
+    device: str
+    address: str
+    """Canonical, with prefix length."""
+    owned: bool = True
+    """It carries our protocol number (IFA_PROTO, from Linux 5.18 on). Others are never deleted."""
+
+    @property
+    def key(self) -> Key:
+        return ("address", self.device, self.address)
+
+
+Bundling = Bond | Teql | Port | Address
+"""What bundles consist of."""
 Nft = Chain | SlotMap | MarkSet | AddressSet | Counter | Helper | Saved
 """What lives in the table `inet mlbd`; the table exists exactly as long as one of these does."""
-Object = Route | Rule | Nft | Sysctl
+Object = Route | Rule | Nft | Sysctl | Bundling
 
 
 class KernelState(Mapping[Key, Object]):

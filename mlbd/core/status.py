@@ -7,8 +7,12 @@ from typing import Literal
 
 from mlbd.core.machine import Verdict
 
-Event = Literal["uplink_up", "uplink_down", "uplink_degraded", "uplink_restored", "uplink_drained", "uplink_resumed"]
-"""What a transition can be. The first two follow facts and verdict, also while the uplink is drained."""
+Event = Literal[
+    "uplink_up", "uplink_down", "uplink_degraded", "uplink_restored", "uplink_drained", "uplink_resumed",
+    "member_up", "member_down",
+]  # fmt: skip
+"""What a transition can be. The first two follow facts and verdict, also while the uplink is drained; `member_`: of a
+member of a bundle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,38 @@ class PolicyStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PortStatus:
+    """A member of a bundle."""
+
+    interface: str
+    active: bool
+    """The kernel uses it."""
+    usable: bool
+    """By facts and verdict it could be used."""
+    verdict: Verdict
+    reason: str
+    since: float
+    """Unix time of the last change of `usable`, or of the start."""
+    carrier: bool | None
+    """None: the interface does not exist."""
+    loss: float | None
+    """Of the targets together, as of an uplink; None, like the next two, of members that nobody probes."""
+    rtt: float | None
+    jitter: float | None
+    transitions: int
+    targets: tuple[TargetStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleStatus:
+    name: str
+    kind: Literal["bond", "teql"]
+    mode: str
+    """Of a bond, by name; "" of TEQL."""
+    members: tuple[PortStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CycleStatus:
     at: float
     """Unix time."""
@@ -95,7 +131,7 @@ class Status:
     """False while start-up still waits for first verdicts; until then nothing in the kernel is switched."""
     uplinks: tuple[UplinkStatus, ...]
     policies: tuple[PolicyStatus, ...]
-    bundles: tuple[()] = ()
+    bundles: tuple[BundleStatus, ...] = ()
     last_cycle: CycleStatus | None = None
     warnings: tuple[str, ...] = ()
 
@@ -112,4 +148,6 @@ class Transition:
     reason: str
     evidence: str
     usable: tuple[str, ...]
-    """The uplinks that are left."""
+    """The uplinks, or the bundle's members, that are left."""
+    bundle: str = ""
+    """Of which `uplink` is a member; then it is an interface."""

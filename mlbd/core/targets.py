@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 from mlbd.core.settings import Probe
+from mlbd.core.status import TargetStatus
 from mlbd.core.window import TIMEOUT_MAX, Quality, Window
 
 
@@ -56,10 +57,6 @@ class Targets:
         """Seconds: as long as the slowest target needs, of those that have ever answered."""
         return max((window.timeout() for window in self._windows if window.measured), default=TIMEOUT_MAX)
 
-    def failure(self, target: int) -> str:
-        """Why the last probe failed; "" if it did not."""
-        return self._failures[target]
-
     def said(self) -> str:
         """Of failures that are not silence, the last target's."""
         return next((text for text in reversed(self._failures) if text not in ("", "no reply")), "")
@@ -68,5 +65,14 @@ class Targets:
         """Of the window, or of its part since a given time."""
         return [window.quality(now, since) for window in self._windows]
 
-    def evidence(self, target: int) -> str:
-        return self._windows[target].evidence()
+    def status(self, target: int, address: str | None, quality: Quality) -> TargetStatus:
+        """`quality`: its own."""
+        return TargetStatus(
+            target=self._probe.targets[target].text,
+            address=address,
+            loss=quality.loss,
+            rtt=quality.rtt,
+            jitter=quality.jitter,
+            evidence=self._windows[target].evidence(),
+            reason=self._failures[target],
+        )

@@ -18,9 +18,9 @@ from mlbd.core.probing import LOST, VOID, Failure, Order, Outcome, Reply
 from mlbd.core.reach import Reach
 from mlbd.core.rounds import Round, Rounds
 from mlbd.core.settings import Target, Uplink
-from mlbd.core.status import Event, TargetStatus, Transition, UplinkStatus
+from mlbd.core.status import Event, Transition, UplinkStatus
 from mlbd.core.targets import Targets
-from mlbd.core.window import Quality, mean
+from mlbd.core.window import mean
 
 GRADE_EVERY = 1.0
 """Seconds between looks at a whole window, which cost by its length."""
@@ -74,6 +74,7 @@ class UplinkState:
         moved = settings.interface != self.settings.interface
         if self._targets.configure(settings.probe):
             self._rounds.clear()
+            self._next_send = inf if self._reach.missing else now
         self.settings = settings
         if self._next_send < inf:
             self._next_send = min(self._next_send, now + self._pace())
@@ -180,23 +181,18 @@ class UplinkState:
         return not self._settling
 
     @property
+    def silent(self) -> bool:
+        """Its probes, and no facts, take it for dead."""
+        return not self.carries and self._rounds.bad >= self.settings.probe.fall
+
+    @property
     def usable(self) -> bool:
         return self.carries and not self.drained
 
     def view(self) -> View:
-        reach = self._reach
-        families = frozenset(reach.families)
-        return View(
-            self.usable,
-            reach.facts,
-            reach.paths,
-            reach.routes,
-            families,
-            self.down_since,
-            reach.prefixes,
-            degraded=bool(self.degraded),
-            carries=self.carries,
-        )
+        reach, families = self._reach, frozenset(self._reach.families)
+        routed = reach.facts, reach.paths, reach.routes, families, self.down_since, reach.prefixes
+        return View(self.usable, *routed, degraded=bool(self.degraded), carries=self.carries)
 
     def status(self, now: float, offset: float) -> UplinkStatus:
         """`offset` turns monotonic into Unix time."""
@@ -222,7 +218,10 @@ class UplinkState:
             hold=self._damping.hold(self.settings.probe, now),
             transitions=self.transitions,
             last_transition=None if self.last_transition is None else self.last_transition + offset,
-            targets=tuple(self._target_status(i, quality) for i, quality in enumerate(qualities)),
+            targets=tuple(
+                self._targets.status(i, self._address(self.settings.probe.targets[i])[0] or None, quality)
+                for i, quality in enumerate(qualities)
+            ),
         )
 
     # What people ask for.
@@ -245,26 +244,18 @@ class UplinkState:
 
     # Inside.
 
-    def _target_status(self, index: int, quality: Quality) -> TargetStatus:
-        target = self.settings.probe.targets[index]
-        return TargetStatus(
-            target=target.text,
-            address=self._address(target)[0] or None,
-            loss=quality.loss,
-            rtt=quality.rtt,
-            jitter=quality.jitter,
-            evidence=self._targets.evidence(index),
-            reason=self._targets.failure(index),
-        )
-
     def _address(self, target: Target) -> tuple[str | None, str]:
-        return ("", "") if target.name else self._reach.address_of(target.address, target.family)
+        if target.name or self.settings.port:
+            return target.address or "", ""
+        return self._reach.address_of(target.address, target.family)
 
     def _pace(self) -> float:
         probe = self.settings.probe
         return probe.suspect_interval if self.verdict in ("UNKNOWN", "FALLING") else probe.interval
 
     def _schedule(self) -> None:
+        if not self.settings.probe.targets:
+            self._next_send = inf
         drained_until = self._drained_until if self.drained else inf
         dues = [r.due for r in self._rounds.open]
         self.deadline = min(
@@ -286,6 +277,8 @@ class UplinkState:
             if self.verdict == "DOWN":
                 after = "carrier is back" if before == "carrier lost" else "it can be sent to again"
                 self.reason = f"{after}, not proven yet"
+        if not missing and not self.settings.probe.targets:
+            self._signal("proven", "it can be sent to, and nothing is probed", now, out)
         self._schedule()
 
     def _fail(self, round_: Round, failure: Failure, now: float, out: list[Transition]) -> None:

@@ -1,4 +1,5 @@
-"""The administrator's programs, run when something happens to an uplink: one event after the other, in order.
+"""The administrator's programs, run when something happens to an uplink or to a member of a bundle: one event after the
+other, in order.
 
 They get what ifup(8) and ifdown(8) give to the scripts in /etc/network/if-up.d and if-down.d, interfaces(5), and are
 found and named as by run-parts(8). Nothing here is waited for by anybody: what happens meanwhile waits in a queue.
@@ -28,7 +29,7 @@ LIMIT = 30.0
 _MOMENT = 1.0
 """Seconds that a hook is given when the daemon stops."""
 _QUEUE = 64
-"""Events that wait before older ones give way; each uplink may have two more."""
+"""Events that wait before older ones give way; each uplink and member may have two more."""
 _LINGERING = 16
 """Hooks that are done but for what they left running in the background."""
 _LINES, _WIDTH = 50, 500
@@ -45,9 +46,16 @@ _METHODS: dict[str, dict[Family, str]] = {
     "fixed": {4: "static", 6: "static"},
     "none": {4: "ppp", 6: "manual"},
 }
+_MEMBER: Mapping[Family, str] = {4: "manual"}
+"""Of a member, whose addresses are the bundle's, for ifupdown."""
 
 Mode = Literal["start", "stop", ""]
-_MODES: dict[str, Mode] = {"uplink_up": "start", "uplink_down": "stop"}
+_MODES: dict[str, Mode] = {
+    "uplink_up": "start",
+    "uplink_down": "stop",
+    "member_up": "start",
+    "member_down": "stop",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +72,8 @@ class Log(Protocol):
 class _Call:
     """One event, to be told to every hook, once in each of the environments."""
 
-    uplink: str
+    who: Mapping[str, str]
+    """As fields of the log."""
     mode: Mode
     environments: tuple[Mapping[str, str], ...]
 
@@ -82,30 +91,41 @@ class Hooks:
         self._queue: deque[_Call] = deque()
         self._news = asyncio.Event()
         self._started: dict[str, Mapping[Family, str]] = {}
+        """By uplink."""
         self._running: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
 
-    def notify(self, transition: Transition, uplink: Uplink, facts: InterfaceFacts | None) -> None:
-        """Something happened to the uplink, whose interface is like this now."""
+    def notify(self, transition: Transition, uplink: Uplink | None, facts: InterfaceFacts | None) -> None:
+        """Something happened to the uplink, whose interface is like this now; or, without one, to a member."""
         mode = _MODES.get(transition.event, "")
-        families: Mapping[Family, str] = methods(uplink, facts)
-        if mode == "start":
-            self._started[uplink.name] = families
-        elif mode == "stop":  # addresses may be gone with the carrier; what was started is to be stopped
-            families = self._started.pop(uplink.name, families)
-        call = _Call(uplink.name, mode, tuple(_environments(transition, uplink.interface, mode, families)))
+        if uplink is None:
+            who = {"bundle": transition.bundle, "interface": transition.uplink}
+            interface, families = transition.uplink, _MEMBER
+        else:
+            who = {"uplink": uplink.name}
+            interface, families = uplink.interface, self._families(uplink, mode, facts)
+        call = _Call(who, mode, tuple(_environments(transition, interface, mode, families)))
         if len(self._queue) >= _QUEUE:
             self._collapse(call)
         self._queue.append(call)
         self._news.set()
 
+    def _families(self, uplink: Uplink, mode: Mode, facts: InterfaceFacts | None) -> Mapping[Family, str]:
+        """Those to be told, and how the uplink got them."""
+        families = methods(uplink, facts)
+        if mode == "start":
+            self._started[uplink.name] = families
+        elif mode == "stop":  # addresses may be gone with the carrier; what was started is to be stopped
+            return self._started.pop(uplink.name, families)
+        return families
+
     def _collapse(self, newest: _Call) -> None:
         """Of the events that wait, those whose news the newest brings again are left out."""
-        kept = [c for c in self._queue if c.uplink != newest.uplink or bool(c.mode) != bool(newest.mode)]
+        kept = [c for c in self._queue if c.who != newest.who or bool(c.mode) != bool(newest.mode)]
         if len(kept) < len(self._queue):
             self._log.warning(
                 "hooks are too slow, older events are left out",
-                uplink=newest.uplink,
+                **newest.who,
                 count=len(self._queue) - len(kept),
             )
             self._queue = deque(kept)
@@ -136,58 +156,58 @@ class Hooks:
             # Each time anew: a hook may change what there is.
             for name, path, problem in list(found(Path(self.directory), _DIRECTORIES[call.mode])):
                 if problem:
-                    self._ended(name, call.uplink, "refused", problem)
+                    self._ended(name, call.who, "refused", problem)
                 else:
-                    await self._run(name, path, environment, call.uplink)
+                    await self._run(name, path, environment, call.who)
 
-    async def _run(self, name: str, path: Path, environment: Mapping[str, str], uplink: str) -> None:
+    async def _run(self, name: str, path: Path, environment: Mapping[str, str], who: Mapping[str, str]) -> None:
         if len(self._running) >= _LINGERING:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         ticket = f"{os.getpid()}-{next(self._numbers)}"
         try:
             running = process.start(path, {**environment, process.TICKET: ticket})
         except OSError as error:
-            self._ended(name, uplink, "failed", f"it could not be started: {error.strerror or error}")
+            self._ended(name, who, "failed", f"it could not be started: {error.strerror or error}")
             return
         over = asyncio.Event()
-        task = asyncio.create_task(self._attend(running, ticket, name, uplink, over), name=f"hook {name}")
+        task = asyncio.create_task(self._attend(running, ticket, name, who, over), name=f"hook {name}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         await over.wait()
 
-    def _ended(self, name: str, uplink: str, result: str, reason: str) -> None:
+    def _ended(self, name: str, who: Mapping[str, str], result: str, reason: str) -> None:
         self._ran(result)
         if result != "ok":
-            self._log.warning("a hook failed", reason=reason, hook=name, uplink=uplink, result=result)
+            self._log.warning("a hook failed", reason=reason, hook=name, **who, result=result)
 
     async def _attend(
-        self, running: subprocess.Popen[bytes], ticket: str, name: str, uplink: str, over: asyncio.Event
+        self, running: subprocess.Popen[bytes], ticket: str, name: str, who: Mapping[str, str], over: asyncio.Event
     ) -> None:
         """Sees a run through, until nothing has its output any more; it is `over`, for the next, when the hook ends.
 
         Until then the hook is not reaped, so that its number and its group's are nobody else's.
         """
-        output = asyncio.create_task(self._relay(running, name, uplink))
+        output = asyncio.create_task(self._relay(running, name, who))
         try:
             async with asyncio.timeout(self._limit):
                 outcome = await process.outcome(running.pid)
                 await asyncio.wait({output}, timeout=0.1)  # what it said is logged first
-                self._ended(name, uplink, *outcome)
+                self._ended(name, who, *outcome)
                 over.set()
                 await asyncio.wait({output})
         except TimeoutError:
             await process.kill(running.pid, ticket)
             if over.is_set():
                 left = f"it was still running in the background after {self._limit:g} s, and was killed"
-                self._log.warning("a hook left something running", reason=left, hook=name, uplink=uplink)
+                self._log.warning("a hook left something running", reason=left, hook=name, **who)
             else:
                 why = f"it was still running after {self._limit:g} s, and was killed"
-                self._ended(name, uplink, "timeout", why)
+                self._ended(name, who, "timeout", why)
         except (OSError, asyncio.CancelledError) as error:
             await process.kill(running.pid, ticket)
             if not over.is_set():
                 why = "the daemon stopped" if isinstance(error, asyncio.CancelledError) else str(error)
-                self._ended(name, uplink, "failed", f"it was killed: {why}")
+                self._ended(name, who, "failed", f"it was killed: {why}")
         finally:
             over.set()
             output.cancel()
@@ -196,7 +216,7 @@ class Hooks:
             running.stdout.close()
             running.poll()
 
-    async def _relay(self, running: subprocess.Popen[bytes], name: str, uplink: str) -> None:
+    async def _relay(self, running: subprocess.Popen[bytes], name: str, who: Mapping[str, str]) -> None:
         """Output to the log, line by line; what is too much is read all the same."""
         assert running.stdout is not None
         descriptor = running.stdout.fileno()
@@ -210,7 +230,7 @@ class Hooks:
                 for line in filter(None, map(_text, lines)):
                     left -= 1
                     said = line if left else "(more is not logged)"
-                    self._log.info("hook output", reason=said, hook=name, uplink=uplink)
+                    self._log.info("hook output", reason=said, hook=name, **who)
                 rest = rest[: _WIDTH + 1]
             if not data:
                 return
@@ -233,9 +253,10 @@ def _environments(
         "PATH": _PATH,
         "LANG": "C.UTF-8",
         "IFACE": interface,
-        "LOGICAL": interface,
+        "LOGICAL": transition.bundle or interface,
         "VERBOSITY": "0",
-        "MLBD_UPLINK": transition.uplink,
+        "MLBD_UPLINK": "" if transition.bundle else transition.uplink,
+        "MLBD_BUNDLE": transition.bundle,
         "MLBD_EVENT": transition.event,
         "MLBD_REASON": _text(transition.reason.encode(errors="replace")),
         "MLBD_USABLE": " ".join(transition.usable),

@@ -1,7 +1,9 @@
 """The kernel as `mlbd.core.ports.Kernel` describes it, of the network namespace that the process is in.
 
     LinuxKernel          looks and changes; what the loop uses
-      rtnetlink          routes, rules, links, addresses       netlink, routes, rules, links: its codec
+      rtnetlink          routes, rules, links, addresses       netlink, routes, rules, links, addresses: its codec
+                         bundles                               bonds, teql: their codec; bundles: reads them; devices,
+                                                               ports, linkchanges: change them
       nftables           the table inet mlbd                   nftlook: reads it; libnftables, nftext, elements: change
                                                                it; commits: hears who else does
       sysctl             settings of an interface, and of multipath routes
@@ -17,17 +19,18 @@ system call, so a thread would add its own latency to a failover and nothing els
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Self, get_args
 
 from mlbd.core.plan import Change
-from mlbd.core.ports import ApplyError, Connection, KernelUnavailableError, Observation, Way
+from mlbd.core.ports import NO_BUNDLES, ApplyError, Connection, KernelUnavailableError, Observation, Way
 from mlbd.core.settings import Family
-from mlbd.core.state import KernelState, Nft, Object, Sysctl
-from mlbd.kernel import conntrack, lookup, owned, sysctl
+from mlbd.core.state import KernelState, Nft, Object, Saved, Sysctl
+from mlbd.kernel import conntrack, lookup, owned, sysctl, teql
+from mlbd.kernel.bundles import on_teql
 from mlbd.kernel.carrier import CarrierReader
 from mlbd.kernel.libnftables import NftError
 from mlbd.kernel.netlink import Requests
@@ -64,14 +67,24 @@ class LinuxKernel:
         """The netlink port id that notifications of our own changes carry; `Watch` wants to know."""
         return self._routing.port
 
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
         """See `Kernel.observe`."""
-        seen = self._routing.look(interfaces, neighbours)
+        seen = self._routing.look(interfaces, neighbours, bundles)
         table = self._nftables.look()
-        return replace(seen, state=KernelState([*sysctl.observe(seen.facts), *seen.state.values(), *table]))
+        existing = [name for name in seen.facts if name in interfaces]
+        filtered = {*on_teql(bundles, seen.state), *_to_be_restored(existing, table)}
+        settings = sysctl.observe(existing, filtered)
+        return replace(seen, state=KernelState([*settings, *seen.state.values(), *table]))
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
         """See `Kernel.apply`."""
+        if devices := teql.needed(changes):
+            await self._routing.teql_module.provide(devices)
         errors: list[ApplyError] = []
         for is_nft, group in groupby(changes, key=lambda change: isinstance(change.object, get_args(Nft))):
             together = list(group)
@@ -129,9 +142,9 @@ class LinuxKernel:
         """See `lookup.connections`. Blocks; may be called in a thread. Raises OSError."""
         return lookup.connections(family, protocol, source, destination, port, source_port)
 
-    def sysctls(self, interfaces: Collection[str]) -> list[bytes]:
+    def sysctls(self, interfaces: Collection[str], filtered: Collection[str] = ()) -> list[bytes]:
         """See `sysctl.raw`."""
-        return sysctl.raw(interfaces)
+        return sysctl.raw(interfaces, filtered)
 
     def counters(self) -> dict[str, int]:
         """Packets by the name of each nftables counter. Raises OSError."""
@@ -166,6 +179,13 @@ class LinuxKernel:
                 sysctl.write(obj)
         else:
             self._routing.change(first)
+
+
+def _to_be_restored(interfaces: Collection[str], table: Iterable[Object]) -> Iterator[str]:
+    """Those of the interfaces whose reverse path filter was changed once."""
+    for item in table:
+        if isinstance(item, Saved) and item.scope in interfaces and sysctl.FILTER in dict(item.values):
+            yield item.scope
 
 
 def _may_administer() -> bool:

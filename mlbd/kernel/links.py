@@ -9,11 +9,11 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.settings import Family
-from mlbd.kernel.netlink import HEADER, address, attributes, number, prefix, reading, text
+from mlbd.kernel.netlink import HEADER, address, attribute, attributes, number, prefix, reading, text
 from mlbd.kernel.routes import DefaultHop
 
 NEW, DELETE, GET = 16, 17, 18
@@ -36,7 +36,8 @@ _LAN_PREFIX = 64
 _OF_ONE_PROVIDER = 32
 """Bits: what a registry gives a provider at least (RIPE-738)."""
 
-DUMP_REQUEST = _IFINFOMSG.pack(0, 0, 0, 0, 0) + struct.pack("=HHI", 8, _IFLA_EXT_MASK, _SKIP_STATISTICS)
+_WITHOUT_STATISTICS = struct.pack("=HHI", 8, _IFLA_EXT_MASK, _SKIP_STATISTICS)
+DUMP_REQUEST = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _WITHOUT_STATISTICS
 ADDRESS_DUMP_REQUEST = _IFADDRMSG.pack(0, 0, 0, 0, 0)
 
 
@@ -49,6 +50,8 @@ class Link:
     """False while it is administratively down, whatever the driver says."""
     point_to_point: bool
     loopback: bool
+    shown: Mapping[int, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """All that the kernel says of it: values by type (IFLA_*, linux/if_link.h)."""
 
 
 @reading("an interface")
@@ -64,7 +67,22 @@ def read_link(message: bytes) -> Link | None:
     up = bool(flags & _IFF_UP)
     carrier = bool(number(found[_IFLA_CARRIER])) if _IFLA_CARRIER in found else bool(flags & _IFF_LOWER_UP)
     kinds = bool(flags & _IFF_POINTOPOINT), bool(flags & _IFF_LOOPBACK)
-    return Link(text(found.get(_IFLA_IFNAME, b"")), index, up, up and carrier, *kinds)
+    return Link(text(found.get(_IFLA_IFNAME, b"")), index, up, up and carrier, *kinds, found)
+
+
+def get_request(name: str) -> bytes:
+    """For the one interface of that name."""
+    return _IFINFOMSG.pack(0, 0, 0, 0, 0) + _WITHOUT_STATISTICS + attribute(_IFLA_IFNAME, name.encode() + b"\0")
+
+
+def encode(index: int = 0, content: bytes = b"", *, name: str = "", up: bool | None = None) -> bytes:
+    """The message that makes the interface `name`, or changes, or deletes, the one with that index.
+
+    `up` None: as it is. The kernel does that first, and what `content` has afterwards, in an order of its own.
+    """
+    flags, change = (0, 0) if up is None else (_IFF_UP * up, _IFF_UP)
+    named = attribute(_IFLA_IFNAME, name.encode() + b"\0") if name else b""
+    return _IFINFOMSG.pack(0, 0, index, flags, change) + named + content
 
 
 @reading("an address")

@@ -111,6 +111,11 @@ def attributes(data: bytes, start: int, end: int | None = None) -> dict[int, byt
     return found
 
 
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute as it is sent. One of attributes is their bytes."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + bytes(-len(value) % 4)
+
+
 def each_attribute(data: bytes) -> Iterator[bytes]:
     """The values of a list of attributes, whatever their types."""
     start = 0

@@ -1,19 +1,22 @@
-"""Routes, rules, links and addresses: looking at all of them, and changing one at a time."""
+"""Routes, rules, links, addresses and bundles: looking at all of them, and changing one at a time."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.plan import Change
-from mlbd.core.ports import Observation
+from mlbd.core.ports import NO_BUNDLES, Observation
 from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import KernelState, Route, Rule
 from mlbd.kernel import links, neighbours, routes, rules
+from mlbd.kernel.bundles import Bundles
+from mlbd.kernel.devices import Devices
 from mlbd.kernel.netlink import CREATE, EXCL, REPLACE, RefusedError, Requests
 from mlbd.kernel.rules import ListedRule, Listing
+from mlbd.kernel.teql import Module
 
 _GONE = {routes.DELETE: errno.ESRCH, rules.DELETE: errno.ENOENT}
 """What the kernel answers to the deletion of what is not there (net/ipv4/fib_trie.c, net/ipv6/route.c, fib_table_delete
@@ -31,6 +34,7 @@ class RtNetlink:
         self._protocol, self._tables = protocol, tables
         self._requests = Requests()
         self._listings: dict[Family, Listing] = {}
+        self._devices = Devices(self._requests, protocol)
 
     @property
     def port(self) -> int:
@@ -40,8 +44,20 @@ class RtNetlink:
     def close(self) -> None:
         self._requests.close()
 
-    def look(self, interfaces: Collection[str], asked_neighbours: Collection[str] = ()) -> Observation:
-        """Every owned route and rule, the facts of the interfaces that exist, and what others have. Raises OSError."""
+    @property
+    def teql_module(self) -> Module:
+        return self._devices.module
+
+    def look(
+        self,
+        interfaces: Collection[str],
+        asked_neighbours: Collection[str] = (),
+        asked_bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
+        """Every owned route and rule, bundles, the facts of the interfaces that exist, and what others have.
+
+        Raises OSError.
+        """
         dump = self._requests.dump
         found = [link for link in map(links.read_link, dump(links.GET, links.DUMP_REQUEST)) if link is not None]
         reader = routes.RouteReader(self._protocol, self._tables, {link.index: link.name for link in found})
@@ -50,12 +66,19 @@ class RtNetlink:
         addresses = dump(links.GET_ADDRESS, links.ADDRESS_DUMP_REQUEST)
         defaults = [hop for each in read for hop in each.defaults]
         delegated = {prefix for each in read for prefix in each.delegated}
-        facts, lan_prefixes = links.read_facts(found, addresses, defaults, delegated, interfaces)
+        bundles = Bundles(asked_bundles, {link.index: link for link in found}, self._protocol)
+        members = bundles.members
+        facts, lan_prefixes = links.read_facts(found, addresses, defaults, delegated, {*interfaces, *members})
         if asked_neighbours:
-            facts = {name: self._with_neighbours(each, asked_neighbours) for name, each in facts.items()}
+            facts = {
+                name: self._with_neighbours(each, asked_neighbours) if name in interfaces else each
+                for name, each in facts.items()
+            }
+        if members:
+            facts = bundles.with_ports(facts)
         owned = [route for each in read for route in each.owned]
         return Observation(
-            KernelState([*owned, *(each.rule for ours, _ in listed for each in ours)]),
+            KernelState([*owned, *(each.rule for ours, _ in listed for each in ours), *bundles.objects(addresses)]),
             facts,
             lan_prefixes,
             tuple(rule for _, others in listed for rule in others),
@@ -73,7 +96,7 @@ class RtNetlink:
         return sum(map(neighbours.overflows, self._requests.dump(neighbours.GET_TABLE, neighbours.TABLE_DUMP_REQUEST)))
 
     def change(self, change: Change) -> None:
-        """Make one change of a route or a rule. Raises OSError, LookupError or ValueError, which say why not."""
+        """Make one change of a route, a rule or a bundle. Raises OSError, LookupError or ValueError: why not."""
         old, new = change.old, change.new
         if isinstance(new, Route):
             self._requests.request(routes.NEW, CREATE | REPLACE, routes.encode(new, self._protocol))
@@ -85,6 +108,8 @@ class RtNetlink:
             self._delete_route(old)
         elif isinstance(old, Rule):
             self._delete_rule(old)
+        else:
+            self._devices.change(change)
 
     def forget(self) -> None:
         """The changes that belong together are made: the next deletion of a rule looks anew."""

@@ -1,4 +1,5 @@
-"""The settings that mlbd changes: those of an uplink's interface, and how multipath routes spread.
+"""The settings that mlbd changes: those of an uplink's interface, how multipath routes spread, and the reverse path
+filter of members of TEQL devices.
 
 /proc/sys/net shows the network namespace of the process that opens it. A file is a path component per part of the
 name, so a dot in an interface name needs no care here, as it does for sysctl(8).
@@ -9,7 +10,7 @@ Source: the kernel's Documentation/networking/ip-sysctl.rst.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,40 +28,54 @@ NAMES = (
 GLOBAL_SCOPES = ("/ipv4", "/ipv6")
 GLOBAL_NAMES = ("fib_multipath_hash_fields", "fib_multipath_hash_policy")
 """The former from Linux 5.12 on."""
+FILTER = "rp_filter"
+"""Only of interfaces that are asked for with it."""
+ALL = "/all"
+"""The scope of what is for all interfaces, as far as it is stricter than theirs; only read."""
 _ROOT = Path("/proc/sys/net")
 
 
-def observe(interfaces: Iterable[str]) -> Iterator[Sysctl]:
-    """The settings of those interfaces that exist, and those of no interface that this kernel has."""
+def _asked(interfaces: Iterable[str], filtered: Collection[str]) -> Iterator[tuple[str, str]]:
     for scope in dict.fromkeys((*interfaces, *GLOBAL_SCOPES)):
         for name in GLOBAL_NAMES if scope in GLOBAL_SCOPES else NAMES:
-            try:
-                value = _path(scope, name).read_text().strip()
-            except (OSError, ValueError):
-                continue  # the interface does not exist, or vanishes at this moment
-            yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
+            yield scope, name
+    for scope in (*filtered, ALL) if filtered else ():
+        yield scope, FILTER
 
 
-def raw(interfaces: Iterable[str]) -> list[bytes]:
+def observe(interfaces: Iterable[str], filtered: Collection[str] = ()) -> Iterator[Sysctl]:
+    """The settings of those interfaces that exist, and those of no interface that this kernel has. The reverse path
+    filter of the interfaces `filtered`, and what `/all` has of it, if any are.
+    """
+    for scope, name in _asked(interfaces, filtered):
+        try:
+            value = _path(scope, name).read_text().strip()
+        except (OSError, ValueError):
+            continue  # the interface does not exist, or vanishes at this moment
+        yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
+
+
+def raw(interfaces: Iterable[str], filtered: Collection[str] = ()) -> list[bytes]:
     """What the files of those that `observe` would show have in them, for comparison only: it costs a tenth."""
     found = []
-    for scope in (*interfaces, *GLOBAL_SCOPES):
-        for name in GLOBAL_NAMES if scope in GLOBAL_SCOPES else NAMES:
-            try:
-                file = os.open(_path(scope, name), os.O_RDONLY)
-            except (OSError, ValueError):
-                continue
-            try:
-                found.append(os.read(file, 64))
-            except OSError:
-                pass
-            finally:
-                os.close(file)
+    for scope, name in _asked(interfaces, filtered):
+        try:
+            file = os.open(_path(scope, name), os.O_RDONLY)
+        except (OSError, ValueError):
+            continue
+        try:
+            found.append(os.read(file, 64))
+        except OSError:
+            pass
+        finally:
+            os.close(file)
     return found
 
 
 def write(sysctl: Sysctl) -> None:
     """Set it. Raises OSError: no such interface, /proc/sys is read-only. ValueError: it is none of ours."""
+    if sysctl.scope == ALL:
+        raise ValueError(f"net.ipv4.conf.all.{sysctl.name} is not a setting that mlbd changes")
     path = _path(sysctl.scope, sysctl.name)
     try:
         path.write_text(sysctl.value)
@@ -75,6 +90,8 @@ def write(sysctl: Sysctl) -> None:
 def _path(scope: str, name: str) -> Path:
     if scope in GLOBAL_SCOPES and name in GLOBAL_NAMES:
         return _ROOT / scope[1:] / name
-    if "/" in scope or scope in ("", ".", "..", "all", "default") or name not in NAMES:
+    if scope == ALL and name == FILTER:
+        return _ROOT / "ipv4/conf/all" / name
+    if "/" in scope or scope in ("", ".", "..", "all", "default") or name not in (*NAMES, FILTER):
         raise ValueError(f"net.ipv4.conf.{scope}.{name} is not a setting that mlbd changes")
     return _ROOT / ("ipv6" if name in OF_IPV6 else "ipv4") / "conf" / scope / name

@@ -19,14 +19,16 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from mlbd.kernel import links, routes, rules
+from mlbd.kernel import bonds, links, routes, rules, teql
 from mlbd.kernel.netlink import HEADER, NETLINK_ROUTE, split
 
 _SO_RCVBUFFORCE = 33
 _BUFFER = 8 << 20
-_GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 8, 9, 11, 19))
-"""RTNLGRP_LINK; IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE; IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE."""
+_GROUPS = sum(1 << (group - 1) for group in (1, 4, 5, 7, 8, 9, 11, 19))
+"""RTNLGRP_LINK; TC; IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE; IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE."""
 _OF_PROGRAMS = (routes.NEW, routes.DELETE, rules.NEW, rules.DELETE)
+_OF_TRAFFIC_CONTROL = range(36, 47)
+"""RTM_NEWQDISC to RTM_GETTFILTER, but actions and chains."""
 _LAST_PROCESS = 1 << 22
 """PID_MAX_LIMIT."""
 _AT_ONCE = 100
@@ -37,8 +39,9 @@ class Watch:
     """Hears from the moment it is made; calls back while `run` runs. Raises OSError when made.
 
     `on_link(name, index, up, carrier)` for every link notification, `on_change(program)` for an address, a default or
-    foreign route, a rule or a vanished link, unless its port is `own_port()`; the program is the one that changed a
-    route or a rule, "" if that is not known. `on_overrun()` when notifications were lost.
+    foreign route, a rule, a vanished link, a member of a TEQL device, or what a link is as a bond or its port, unless
+    its port is `own_port()`; the program is the one that changed a route or a rule, "" if that is not known.
+    `on_overrun()` when notifications were lost.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Watch:
     ) -> None:
         self._on_link, self._on_change, self._on_overrun = on_link, on_change, on_overrun
         self._own_port = own_port
+        self._bonding: dict[int, object] = {}
+        """What was told last of bonds and ports, by index."""
         self._socket = _listening()
 
     async def run(self) -> None:
@@ -81,12 +86,22 @@ class Watch:
                         link, changed[""] = None, None
                     if link is not None:
                         self._on_link(link.name, link.index, link.up, link.carrier)
+                        if self._bonds_otherwise(link) and port != self._own_port():
+                            changed[""] = None
                 elif port != self._own_port() and _matters(kind, message):
                     changed[_program(port) if kind in _OF_PROGRAMS else ""] = None
         for program in changed:
             self._on_change(program)
 
+    def _bonds_otherwise(self, link: links.Link) -> bool:
+        """Whether it is told of as another bond or port than before, or for the first time as one."""
+        told, before = bonds.told(link), self._bonding.pop(link.index, None)
+        if told is not None:
+            self._bonding[link.index] = told
+        return told != before
+
     def _begin_again(self) -> None:
+        self._bonding.clear()
         try:
             fresh = _listening()
         except OSError:  # no descriptors left: the old socket will do, once it has been read empty
@@ -121,8 +136,10 @@ def _program(port: int) -> str:
 
 def _matters(kind: int, message: bytes) -> bool:
     """Not so routes of `local`, which come with addresses, and routes of `main` to somewhere in particular, but for
-    the unreachable ones that tell what DHCPv6 delegated.
+    the unreachable ones that tell what DHCPv6 delegated. Of traffic control, only what has to do with TEQL.
     """
+    if kind in _OF_TRAFFIC_CONTROL:
+        return teql.NAME in message
     if kind not in (routes.NEW, routes.DELETE) or len(message) < HEADER.size + 8:
         return True
     family, length, table, of_type = (message[HEADER.size + offset] for offset in (0, 1, 4, 7))

@@ -1,4 +1,4 @@
-"""mlbd itself, running in the lab's router: `python -m mlbd run`, watched through its control socket and its log."""
+"""mlbd itself, running in a lab's router: `python -m mlbd run`, watched through its control socket and its log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from mlbd.lab.namespaces import LabError
 from mlbd.lab.network import Network
+from mlbd.lab.places import Places
 
 
 def uplink_tables(net: Network) -> str:
@@ -27,9 +28,9 @@ def uplink_tables(net: Network) -> str:
 class Daemon:
     """One configuration, and at most one daemon that runs it. It can be stopped or killed, and started again."""
 
-    def __init__(self, net: Network, config: str, *, metrics: str = "off") -> None:
+    def __init__(self, net: Places, config: str, *, where: str = "router", metrics: str = "off") -> None:
         """A control socket, the metrics' address and an empty directory for hooks are added where `config` has none."""
-        self._net = net
+        self._net, self._where = net, where
         self.directory = Path(tempfile.mkdtemp(prefix="mlbd-", dir=net.directory))
         self.file = self.directory / "mlbd.toml"
         self.control = self.directory / "control.sock"
@@ -62,7 +63,7 @@ class Daemon:
             raise LabError("The daemon is already running.")
         command = [sys.executable, "-m", "mlbd", "run", "-c", str(self.file)]
         with self._log.open("ab") as log:
-            self._process = self._net.spawn("router", command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = self._net.spawn(self._where, command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if wait:
             self.wait_for(lambda status: bool(status["settled"]), timeout=timeout, what="that the daemon settles")
         return self

@@ -21,7 +21,7 @@ from typing import Self
 
 from mlbd.lab import echo, layout
 from mlbd.lab.namespaces import LabError
-from mlbd.lab.network import Network
+from mlbd.lab.places import Places
 
 _RECORD = struct.Struct("=ddhh4x")
 """Sent, answered (0: not), uplink, errno of sending. Instead of the first record: byte 0 stop sending, byte 1 end."""
@@ -86,22 +86,25 @@ class UdpStream:
 
     def __init__(
         self,
-        net: Network,
+        net: Places,
         where: str,
         *,
         rate: float = 1000.0,
         family: int = 4,
-        server: int = 1,
+        server: int | str = 1,
         source: str | None = None,
         connected: bool = False,
         limit: float = 600.0,
     ) -> None:
-        """A `connected` socket learns of ICMP errors, and on the router keeps the source address of its first route."""
+        """To one of the network's servers, or to an address that serves.
+
+        A `connected` socket learns of ICMP errors, and on the router keeps the source address of its first route.
+        """
         self._slots = int(rate * limit) + 1
         descriptor = os.memfd_create("stream")
         os.truncate(descriptor, self._slots * _RECORD.size)
         self._memory = mmap.mmap(descriptor, 0)
-        destination = layout.server(server, family)
+        destination = server if isinstance(server, str) else layout.server(server, family)
         with net.inside(where):
             s = socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
         with s:

@@ -3,6 +3,7 @@
 prober         takes orders and hands them on by kind
 echo           icmp: long-lived raw sockets (`echo_socket`); matches what arrives (`message`) to what was sent
 neighbours     neighbour: the same by `arp` and `solicitation`
+ports          neighbour, by one port of a bond
 connect, queries, web
                tcp, dns, http: for each probe a task (`attempts`) with a socket of its own (`sockets`)
 names          addresses of host names, asked by the uplink that is probed

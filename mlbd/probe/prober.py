@@ -19,6 +19,7 @@ from mlbd.probe.errors import ProbeError
 if TYPE_CHECKING:
     from mlbd.probe.names import Names
     from mlbd.probe.neighbours import Neighbours
+    from mlbd.probe.ports import Ports
 
 
 class Prober:
@@ -32,6 +33,7 @@ class Prober:
         self.echoes = Echoes(on_outcome)
         self._attempts = Attempts(on_outcome)
         self._neighbours: Neighbours | None = None
+        self._ports: Ports | None = None
         self._names: Names | None = None
         self._asks: dict[tuple[str, bool], Ask] = {}
         """By kind, and whether there is a name to resolve first."""
@@ -48,11 +50,7 @@ class Prober:
             self._forget_connections(order.uplink)
             self._devices[order.uplink] = device
         if order.ask.kind == "neighbour":
-            if self._neighbours is None:
-                from mlbd.probe.neighbours import Neighbours
-
-                self._neighbours = Neighbours(self._on_outcome)
-            self._neighbours.send(order)
+            self._neighbours_for(order).send(order)
         else:
             self._attempts.start(order, self._ask(order.ask))
 
@@ -73,8 +71,23 @@ class Prober:
         self._attempts.forget(uplink)
         if self._neighbours is not None:
             self._neighbours.forget(uplink)
+        if self._ports is not None:
+            self._ports.forget(uplink)
         if self._names is not None:
             self._names.forget(uplink)
+
+    def _neighbours_for(self, order: Order) -> Neighbours | Ports:
+        if order.bundle:
+            if self._ports is None:
+                from mlbd.probe.ports import Ports
+
+                self._ports = Ports(self._on_outcome)
+            return self._ports
+        if self._neighbours is None:
+            from mlbd.probe.neighbours import Neighbours
+
+            self._neighbours = Neighbours(self._on_outcome)
+        return self._neighbours
 
     def _ask(self, target: Target) -> Ask:
         key = (target.kind, bool(target.name))

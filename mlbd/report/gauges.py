@@ -32,6 +32,13 @@ def families(
         for member in policy.members:
             share.add_metric((policy.name, member.uplink), member.share)
     yield share
+    active = GaugeMetricFamily(
+        "mlbd_member_active", "1 if the kernel uses this member of the bundle.", labels=("bundle", "interface")
+    )
+    for bundle in status.bundles:
+        for port in bundle.members:
+            active.add_metric((bundle.name, port.interface), int(port.active))
+    yield active
 
 
 def _about_uplinks(status: Status) -> Iterator[Metric]:

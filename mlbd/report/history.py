@@ -32,14 +32,17 @@ _LONGEST = 4 << 20
 _log = logging.getLogger(__name__)
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, rename={"was": "from", "now": "to"}):
-    """One line of `mlbd events --json`."""
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"was": "from", "now": "to"}):
+    """One line of `mlbd events --json`; what is "" because it is about another kind of thing is left out."""
 
     time: float
     """Unix time at which the evidence was complete."""
     event: str
     """As `Transition.event`."""
-    uplink: str
+    uplink: str = ""
+    bundle: str = ""
+    interface: str = ""
+    """Of this member of the bundle."""
     was: str
     now: str
     reason: str
@@ -104,7 +107,9 @@ class History:
         event = Event(
             time=round(time.time() - time.monotonic() + transition.at, 3),
             event=transition.event,
-            uplink=transition.uplink,
+            uplink="" if transition.bundle else transition.uplink,
+            bundle=transition.bundle,
+            interface=transition.uplink if transition.bundle else "",
             was=transition.was,
             now=transition.now,
             reason=transition.reason.encode(errors="replace").decode(),  # no surrogate can be written
@@ -211,9 +216,10 @@ def sentence(event: Event | Mapping[str, Any]) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(known.time))
     except (OverflowError, OSError, ValueError):  # the file said so
         when = f"at {known.time:g}"
-    what = known.event.removeprefix("uplink_").replace("_", " ")
+    who = f"{known.interface} of {known.bundle}" if known.bundle else known.uplink
+    what = known.event.removeprefix("uplink_").removeprefix("member_").replace("_", " ")
     change = f" ({known.was} -> {known.now})" if known.was != known.now else ""
     evidence = f" [{known.evidence}]" if known.evidence else ""
     left = ", ".join(known.usable) or "none"
     took = "" if known.took_ms is None else f", took {known.took_ms:.1f} ms"
-    return clean(f"{when}  {known.uplink} is {what}{change}: {known.reason}{evidence}; usable: {left}{took}")
+    return clean(f"{when}  {who} is {what}{change}: {known.reason}{evidence}; usable: {left}{took}")

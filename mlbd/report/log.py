@@ -23,6 +23,10 @@ _Record = MutableMapping[str, Any]
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _NOTICE = 5
 """syslog(3) has a level between info and warning for what is normal but significant: an uplink is back."""
+_NOTICED = ("uplink_up", "member_up")
+
+
+_BAD = ("uplink_down", "uplink_degraded", "member_down")
 
 
 class Log:
@@ -60,8 +64,9 @@ class Log:
 
     def transition(self, transition: Transition, took: float | None) -> None:
         """`took`: seconds from complete evidence to the kernel changed; None if it was not changed."""
+        member = {"bundle": transition.bundle, "interface": transition.uplink}
         fields: dict[str, object] = {
-            "uplink": transition.uplink,
+            **(member if transition.bundle else {"uplink": transition.uplink}),
             "from": transition.was,
             "to": transition.now,
             "reason": transition.reason,
@@ -69,7 +74,7 @@ class Log:
             "usable": list(transition.usable),
             "took_ms": None if took is None else round(took * 1000, 3),
         }
-        write = self.warning if transition.event in ("uplink_down", "uplink_degraded") else self.info
+        write = self.warning if transition.event in _BAD else self.info
         write(transition.event, **fields)
 
 
@@ -89,15 +94,14 @@ class _FromLogging(logging.Handler):
 def _sentence(record: Mapping[str, Any]) -> str:
     """The record for a person, without its level."""
     event = record["event"]
-    if event.startswith("uplink_"):
+    about, _, what = event.partition("_")
+    if about in ("uplink", "member"):
+        who = record["uplink"] if about == "uplink" else f"{record['interface']} of {record['bundle']}"
         left = ", ".join(record["usable"]) or "none"
         evidence = f" [{record['evidence']}]" if record["evidence"] else ""
         took = "" if record["took_ms"] is None else f", took {record['took_ms']:.1f} ms"
         verdicts = f" ({record['from']} -> {record['to']})" if record["from"] != record["to"] else ""
-        return (
-            f"{record['uplink']} is {event.removeprefix('uplink_')}{verdicts}: "
-            f"{record['reason']}{evidence}; usable: {left}{took}"
-        )
+        return f"{who} is {what}{verdicts}: {record['reason']}{evidence}; usable: {left}{took}"
     reason = f": {record['reason']}" if record.get("reason") else ""
     rest = [f"{k}={_text(v)}" for k, v in record.items() if k not in ("event", "level", "reason", "exception")]
     return f"{event}{reason}" + (f" ({' '.join(rest)})" if rest else "")
@@ -132,7 +136,7 @@ class _ToJournal:
         event, level = record["event"], record["level"]
         fields = {
             "MESSAGE": _sentence(record),
-            "PRIORITY": str(_NOTICE if event == "uplink_up" else _PRIORITIES[level]),
+            "PRIORITY": str(_NOTICE if event in _NOTICED else _PRIORITIES[level]),
             "SYSLOG_IDENTIFIER": "mlbd",
             "MLBD_EVENT": event,
         }

@@ -13,6 +13,8 @@ MESSAGE_IDS = {
     "uplink_restored": "8187fa7f933c4478a27e53bfc43d1603",
     "uplink_drained": "a462d91f3fda4dda9feef0754a30af74",
     "uplink_resumed": "241bbdf865d742a5a91ad2ee921a99f3",
+    "member_up": "ef1d0fa045ff470da5bec3fd1be83836",
+    "member_down": "67175d68e87342be8ba6cf5df93e2272",
     "configuration": "a6ae1c4b68cc404cb72a96c456b8d3ad",
     "configuration reloaded": "e02601d0aca7453e8911397f2eeb3b66",
     "configuration not reloaded, the old one stays": "9d4e5b8475d942e193dd45adfc2080af",

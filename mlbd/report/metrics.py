@@ -52,7 +52,8 @@ class Metrics:
         self._status = status
         self._connections = connections
         self._connection_totals: Mapping[str, int] = {}
-        self._bound: dict[tuple[str, int], _TargetCounters] = {}
+        self._bound: dict[tuple[str, int], _TargetCounters | None] = {}
+        """None: no target of an uplink, or of one that is not in the configuration any more."""
         self.registry = registry = CollectorRegistry(auto_describe=False)
         target = ("uplink", "target")
         self._sent = Counter("mlbd_probe_sent", "Probes sent.", target, registry=registry)
@@ -147,7 +148,7 @@ class Metrics:
             self._reload_at.set_to_current_time()
             before, self._bound = self._bound, {}
             self._bind()
-            self._drop({(uplink, c.text) for (uplink, _), c in before.items()})
+            self._drop(_texts(before))
 
     async def run(self, host: str, port: int) -> None:
         """Serve until cancelled. An address that can't be had is said once and tried again every 30 s."""
@@ -165,12 +166,12 @@ class Metrics:
         return families(self._status(), self._connection_totals, device_bytes(_DEVICES.read_text()))
 
     def _target(self, uplink: str, index: int) -> _TargetCounters | None:
-        """None for a target that is not in the configuration any more, of which something was heard late."""
-        counters = self._bound.get((uplink, index))
-        if counters is None:
+        """None for a target of a bundle's member, or one that is not in the configuration any more, of which something
+        was heard late.
+        """
+        if (uplink, index) not in self._bound:
             self._bind()
-            counters = self._bound.get((uplink, index))
-        return counters
+        return self._bound.setdefault((uplink, index))
 
     def _bind(self) -> None:
         for uplink in self._status().uplinks:
@@ -182,13 +183,18 @@ class Metrics:
 
     def _drop(self, before: set[tuple[str, str]]) -> None:
         """End the series of those targets and uplinks that are no longer bound."""
-        now = {(uplink, counters.text) for (uplink, _), counters in self._bound.items()}
+        now = _texts(self._bound)
         for uplink, text in before - now:
             for metric in (self._sent, self._received, self._rtt):
                 metric.remove(uplink, text)
             self._errors.remove_by_labels({"uplink": uplink, "target": text})
         for uplink in {uplink for uplink, _ in before} - {uplink for uplink, _ in now}:
             self._flushed.remove_by_labels({"uplink": uplink})
+
+
+def _texts(bound: Mapping[tuple[str, int], _TargetCounters | None]) -> set[tuple[str, str]]:
+    """Uplinks and their targets as written."""
+    return {(uplink, counters.text) for (uplink, _), counters in bound.items() if counters is not None}
 
 
 class _Scrape(Collector):

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mlbd.core.status import PolicyStatus, Status, UplinkStatus
+from mlbd.core.status import BundleStatus, PolicyStatus, PortStatus, Status, UplinkStatus
 
 _GREEN, _YELLOW, _RED, _DIM, _BOLD, _PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[2m", "\033[1m", "\033[0m"
 _VERDICT_COLOURS = {"UP": _GREEN, "DOWN": _RED}
@@ -16,6 +16,7 @@ _BAR = 20
 """Characters of a whole share."""
 
 _COLUMNS = ("UPLINK", "INTERFACE", "VERDICT", "USABLE", "LOSS", "RTT", "JITTER", "GATEWAY", "SINCE", "REASON")
+_MEMBER_COLUMNS = ("INTERFACE", "ACTIVE", "VERDICT", "USABLE", "LOSS", "RTT", "SINCE", "REASON")
 
 
 def render(status: Status | Mapping[str, Any], *, colour: bool = False, now: float | None = None) -> str:
@@ -26,6 +27,7 @@ def render(status: Status | Mapping[str, Any], *, colour: bool = False, now: flo
         _headline(known, at, colour),
         _uplinks(known.uplinks, at, colour),
         _targets(known.uplinks),
+        *(_bundle(bundle, at, colour) for bundle in known.bundles),
         _policies(known.policies, colour),
     ]
     parts += [_paint(f"warning: {clean(w)}", _YELLOW, colour) for w in known.warnings]
@@ -35,38 +37,48 @@ def render(status: Status | Mapping[str, Any], *, colour: bool = False, now: flo
 
 
 def _headline(status: Status, now: float, colour: bool) -> str:
-    usable = sum(u.usable for u in status.uplinks)
-    count = f"{usable} of {len(status.uplinks)} uplinks usable"
+    members = [port for bundle in status.bundles for port in bundle.members]
+    counts = [_usable("uplinks", status.uplinks)] if status.uplinks or not members else []
+    count = ", ".join([*counts, _usable("members", members)] if members else counts)
     text = f"mlbd {status.version}, running for {ago(now - status.started)}: {count}"
     if not status.settled:
         text += "; still waiting for first verdicts"
     return _paint(text, _BOLD, colour) + "\n"
 
 
+def _usable(what: str, those: Sequence[UplinkStatus | PortStatus]) -> str:
+    return f"{sum(one.usable for one in those)} of {len(those)} {what} usable"
+
+
 def _uplinks(uplinks: Sequence[UplinkStatus], now: float, colour: bool) -> str:
-    rows = [_COLUMNS, *(_row(uplink, now) for uplink in uplinks)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = []
-    for number, row in enumerate(rows):
+    if not uplinks:
+        return ""
+    return _table(_COLUMNS, [_row(uplink, now) for uplink in uplinks], uplinks, colour)
+
+
+def _table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], about: Sequence[UplinkStatus | PortStatus], colour: bool
+) -> str:
+    """A row for each of those that it is about; verdict and usable are the third and the fourth column."""
+    widths = [max(len(row[column]) for row in (columns, *rows)) for column in range(len(columns))]
+    lines = [_paint(_aligned(columns, widths), _DIM, colour)]
+    for one, row in zip(about, rows, strict=True):
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        if number:
-            uplink = uplinks[number - 1]
-            cells[2] = _paint(cells[2], _VERDICT_COLOURS.get(uplink.verdict, _YELLOW), colour)
-            cells[3] = _paint(cells[3], _GREEN if uplink.usable else _RED, colour)
-        lines.append(_paint("  ".join(cells).rstrip(), _DIM, colour and not number))
-    return "\n".join(lines) + "\n"
+        cells[2] = _paint(cells[2], _VERDICT_COLOURS.get(one.verdict, _YELLOW), colour and row[2] != "-")
+        cells[3] = _paint(cells[3], _GREEN if one.usable else _RED, colour)
+        lines.append("  ".join(cells).rstrip())
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _row(uplink: UplinkStatus, now: float) -> tuple[str, ...]:
     usable = "drained" if uplink.drained else "degraded" if uplink.degraded else "yes" if uplink.usable else "no"
-    interface = uplink.interface
-    if uplink.carrier is None:
-        interface += " (missing)"
-    elif not uplink.carrier:
-        interface += " (no carrier)"
     return (
         uplink.name,
-        interface,
+        _interface(uplink),
         uplink.verdict,
         usable,
         percent(uplink.loss),
@@ -75,6 +87,31 @@ def _row(uplink: UplinkStatus, now: float) -> tuple[str, ...]:
         ", ".join(g for g in (uplink.gateway, uplink.gateway6) if g) or "-",
         ago(now - uplink.since),
         clean(uplink.reason),
+    )
+
+
+def _interface(one: UplinkStatus | PortStatus) -> str:
+    if one.carrier is None:
+        return f"{one.interface} (missing)"
+    return one.interface if one.carrier else f"{one.interface} (no carrier)"
+
+
+def _bundle(bundle: BundleStatus, now: float, colour: bool) -> str:
+    rows = [
+        (
+            _interface(port),
+            "yes" if port.active else "no",
+            port.verdict if port.targets else "-",
+            "yes" if port.usable else "no",
+            percent(port.loss),
+            milliseconds(port.rtt),
+            ago(now - port.since),
+            clean(port.reason),
+        )
+        for port in bundle.members
+    ]
+    return f"bundle {bundle.name} ({bundle.mode or bundle.kind})\n" + _table(
+        _MEMBER_COLUMNS, rows, bundle.members, colour
     )
 
 
@@ -96,8 +133,7 @@ def _targets(uplinks: Sequence[UplinkStatus]) -> str:
     if not rows:
         return ""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "".join(f"target {line}\n" for line in lines)
+    return "".join(f"target {_aligned(row, widths)}\n" for row in rows)
 
 
 def _policies(policies: Sequence[PolicyStatus], colour: bool) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 
 from sdnotify import SystemdNotifier
 
-from mlbd.core.status import Status, UplinkStatus
+from mlbd.core.status import PortStatus, Status, UplinkStatus
 
 _REFRESH = 5.0
 """Seconds between refreshes of the status text."""
@@ -57,13 +58,24 @@ def _watchdog() -> float | None:
 
 
 def summary(status: Status) -> str:
-    """How things are in one line: `2 of 3 uplinks usable: lte DOWN (3 of 3 probes lost)`."""
-    usable = sum(u.usable for u in status.uplinks)
-    text = f"{usable} of {len(status.uplinks)} uplinks usable"
-    missing = ", ".join(_why(u) for u in status.uplinks if not u.usable)
-    return " ".join((text + (f": {missing}" if missing else "")).split())
+    """How things are in one line: `2 of 3 uplinks usable: lte DOWN (3 of 3 probes lost)`, and so of the members of
+    bundles.
+    """
+    members = {f"{bundle.name}/{port.interface}": port for bundle in status.bundles for port in bundle.members}
+    parts = []
+    if status.uplinks or not members:
+        parts.append(_part("uplinks", {uplink.name: uplink for uplink in status.uplinks}))
+    if members:
+        parts.append(_part("members", members))
+    return " ".join("; ".join(parts).split())
 
 
-def _why(uplink: UplinkStatus) -> str:
-    state = "drained" if uplink.drained else uplink.verdict
-    return f"{uplink.name} {state}" + (f" ({uplink.reason})" if uplink.reason else "")
+def _part(what: str, those: Mapping[str, UplinkStatus | PortStatus]) -> str:
+    usable = sum(one.usable for one in those.values())
+    missing = ", ".join(_why(name, one) for name, one in those.items() if not one.usable)
+    return f"{usable} of {len(those)} {what} usable" + (f": {missing}" if missing else "")
+
+
+def _why(name: str, one: UplinkStatus | PortStatus) -> str:
+    state = "drained" if isinstance(one, UplinkStatus) and one.drained else one.verdict
+    return f"{name} {state}" + (f" ({one.reason})" if one.reason else "")

@@ -12,7 +12,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 # What is to be there: Essential is what every Debian has; the rest is for tests.
 packages="usr-is-merged apt passwd mount e2fsprogs systemd systemd-sysv udev dbus kmod procps
-    python3 python3-venv iproute2 iputils-ping nftables conntrack tcpdump ifupdown ifenslave"
+    python3 python3-venv iproute2 iputils-ping nftables conntrack tcpdump ifupdown ifenslave wireguard-tools"
 # Only for building: fakeroot gives files their owners, busybox is the initrd.
 builders="fakeroot busybox-static"
 # The kernel for virtual machines: it has all that is tested, in a quarter of the size of the other one.
@@ -97,14 +97,16 @@ pip() {
 
 rm -rf build/vm/project
 pip wheel --no-deps --wheel-dir build/vm/project .
-key="$(cksum <pyproject.toml) $(.venv/bin/python -VV)"
+testers="pytest pytest-timeout pytest-xdist"
+key="$testers $(cksum <pyproject.toml) $(.venv/bin/python -VV)"
 if [ "$(cat build/vm/wheels/.key 2>/dev/null)" != "$key" ]; then
     echo "Downloading what the project depends on"
     rm -rf build/vm/wheels build/vm/any
+    # shellcheck disable=SC2086 # names are split into words on purpose; so below
     # Built here first: what is published as source only. Then for the machine's Python, whichever is ours.
-    pip wheel --wheel-dir build/vm/any build/vm/project/*.whl pytest pytest-timeout
+    pip wheel --wheel-dir build/vm/any build/vm/project/*.whl $testers
     pip download --dest build/vm/wheels --find-links build/vm/any --only-binary :all: --python-version 3.11 \
-        --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 build/vm/project/*.whl pytest pytest-timeout
+        --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 build/vm/project/*.whl $testers
     rm -r build/vm/any build/vm/wheels/mlbd-*.whl
     echo "$key" >build/vm/wheels/.key
 fi

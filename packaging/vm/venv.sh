@@ -13,5 +13,5 @@ mount --bind "$vm/project" "$root/tmp/project"
 inside sh -eu <<'SCRIPT'
 python3 -m venv /opt/mlbd
 /opt/mlbd/bin/pip install --quiet --disable-pip-version-check --root-user-action ignore --no-index \
-    --find-links /tmp/wheels /tmp/project/*.whl pytest pytest-timeout
+    --find-links /tmp/wheels /tmp/project/*.whl pytest pytest-timeout pytest-xdist
 SCRIPT

@@ -14,8 +14,13 @@ from mlbd.config import ConfigError, Loaded, load, parse
 from mlbd.config.problems import shown
 from mlbd.config.schema import TABLES
 
-WORDS = sorted({name for table in TABLES for name in (table.name, *table.names)})
-VALUES = ["gateway", "auto", "none", "a", "b", "main", "192.0.2.1", "fe80::1", "1s", "0s", "off", "[::1]:1", "failover"]
+WORDS = sorted(
+    {name for each in TABLES for table in (each, *each.below) for name in (table.name, *table.names)}
+)  # fmt: skip
+VALUES = [
+    "gateway", "auto", "none", "a", "b", "main", "192.0.2.1", "fe80::1", "1s", "0s", "off", "[::1]:1", "failover",
+    "bond0", "teql0", "10.0.0.0/31", "10.0.0.1",
+]  # fmt: skip
 
 scalars = (
     st.sampled_from(VALUES)

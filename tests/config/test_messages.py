@@ -22,7 +22,7 @@ PER_PACKET = (
     "balancing packet by packet breaks connections, as each uplink translates to another address (1+1<1), so it is not "
     'offered; "round-robin" gives connections in turn'
 )
-KNOWN_TABLES = "known here: uplink, probe, policy, rule, conntrack, daemon"
+KNOWN_TABLES = "known here: uplink, probe, policy, rule, bond, teql, conntrack, daemon"
 TARGET = 'expected "gateway" or an IP address, "arp:" and one of these, or a tcp://, dns://, http:// or https:// URL'
 MASK = "expected a mask of eight bits in a row, such as 0xff000000"
 METRICS = 'expected "off" or "address:port", such as "127.0.0.1:9617" or "[::1]:9617"'
@@ -139,7 +139,7 @@ REST = {
             "f:4: policy[0].members: found an empty array, expected at least one uplink",
         ],
     ),
-    "nothing": ("", ["f: uplink: found nothing, expected at least one [[uplink]] table"]),
+    "nothing": ("", ["f: uplink: found nothing, expected at least one [[uplink]], [[bond]] or [[teql]] table"]),
     "tables of the wrong shape": (
         'probe = "x"\n[uplink]\nname = "a"\n[[daemon]]\nmetrics = "off"',
         [
@@ -150,11 +150,11 @@ REST = {
     ),
     "what is no table": ("uplink = [1]", ["f:1: uplink[0]: found 1, expected one table"]),
     "what later versions know": (
-        A + "shaper = 1\n[[bond]]\n[teql]",
+        A + "shaper = 1\n[[vrf]]\n[wifi]",
         [
             "f:4: uplink[0].shaper: unknown key; " + UPLINK_KEYS,
-            f"f:5: bond: unknown key; {KNOWN_TABLES}",
-            f"f:6: teql: unknown key; {KNOWN_TABLES}",
+            f"f:5: vrf: unknown key; {KNOWN_TABLES}",
+            f"f:6: wifi: unknown key; {KNOWN_TABLES}",
         ],
     ),
     "what must be each uplink's own": (

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "etc/mlbd.toml").read_text()
 DOCUMENT = (ROOT / "docs/configuration.md").read_text()
 
-KNOWN = {table.name: table for each in TABLES for table in (each, *each.inner)}
+KNOWN = {table.name: table for each in TABLES for table in (each, *each.below)}
 """All tables, also those inside others."""
 
 DEFAULTS = "\n".join(line.removeprefix("#") for line in REFERENCE.split("\n") if not line.startswith("# "))
@@ -33,8 +33,13 @@ def shown() -> dict[str, dict[str, Any]]:
         for table in value if isinstance(value, list) else [value]:
             if "degrade" in table:
                 found["degrade"] = table["degrade"]
+            if name == "teql":
+                (found["member"],) = table["members"]
             plain = {key: item for key, item in table.items() if key not in ("probe", "degrade")}
-            found[name] = plain | found.get(name, {})
+            order = [key.name for key in KNOWN[name].keys]
+            assert sorted(plain, key=order.index) == list(plain)
+            merged = plain | found.get(name, {})
+            found[name] = {key: merged[key] for key in order if key in merged}
     return found
 
 
@@ -60,19 +65,21 @@ def test_reference_shows_defaults() -> None:
 
 
 def test_reference_means_the_defaults() -> None:
-    """Taking away every "#" of etc/mlbd.toml changes nothing but the id and the rule that are shown, and is right."""
+    """Taking away every "#" of etc/mlbd.toml changes nothing but what is shown besides defaults, and is right."""
     without = DEFAULTS.replace("\nid = 1 ", "\n# id = 1 ")
     assert without != DEFAULTS
     loaded = parse(without, "f")
     assert [rule.name for rule in loaded.settings.rules] == ["web"]
-    assert (replace(loaded.settings, rules=()), loaded.warnings) == (parse(REFERENCE, "f").settings, ())
+    assert list(loaded.settings.bundles) == ["bond0", "bond1", "bond2", "teql0"]
+    plain = replace(loaded.settings, rules=(), bonds=(), teqls=())
+    assert (plain, loaded.warnings) == (parse(REFERENCE, "f").settings, ())
 
 
 def test_tables_of_the_documentation() -> None:
     """The tables in docs/configuration.md are the schema's: `python -m mlbd.config.reference FILE` renews them."""
     assert renewed(DOCUMENT) == DOCUMENT
     assert re.findall(r"<!-- keys: (\w+) -->\n\| key", DOCUMENT) == [
-        "uplink", "probe", "degrade", "policy", "rule", "conntrack", "daemon",
+        "uplink", "probe", "degrade", "policy", "rule", "conntrack", "bond", "teql", "member", "daemon",
     ]  # fmt: skip
 
 
@@ -81,6 +88,7 @@ def test_examples_of_the_documentation() -> None:
     pieces = re.findall(r"```toml\n(.*?)```", DOCUMENT, re.DOTALL)
     loaded = parse("".join(pieces), "f")
     assert ([uplink.name for uplink in loaded.settings.uplinks], loaded.warnings) == (["fiber", "cable", "lte"], ())
+    assert loaded.settings.bundles == {"bond0": ("eth4", "eth5"), "teql0": ("eth6", "eth7")}
 
 
 def test_messages_of_the_documentation() -> None:
@@ -93,6 +101,6 @@ def test_messages_of_the_documentation() -> None:
 
 def test_every_key_is_explained_in_sentences() -> None:
     """An explanation begins like a sentence and ends like one, and what is expected completes one."""
-    keys = [key for table in TABLES for key in table.keys]
+    keys = [key for table in KNOWN.values() for key in table.keys]
     assert [key.name for key in keys if not re.fullmatch(r"[A-Z`].*\.", key.explanation)] == []
     assert [key.name for key in keys if not key.expected or key.expected.endswith(".")] == []

@@ -238,6 +238,13 @@ WARNINGS = {
             "not answer; an address behind it is safer"
         ],
     ),
+    "ARP without a gateway": (
+        A + 'gateway = "none"\n[uplink.probe]\ntargets = ["arp:192.0.2.1"]\n',
+        [
+            'f:4: uplink[0].gateway: with gateway = "none" nobody answers ARP, unless the interface is an Ethernet; '
+            "name targets that need none"
+        ],
+    ),
 }
 
 

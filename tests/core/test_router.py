@@ -11,8 +11,8 @@ from mlbd.core.describe import describe
 from mlbd.core.desired import desired
 from mlbd.core.layout import Identities
 from mlbd.core.plan import plan
+from mlbd.core.preview import preview
 from mlbd.core.probing import Order
-from mlbd.core.router import preview
 from mlbd.core.settings import Conntrack, Daemon, Probe
 from tests.core.world import (
     BEGIN,
@@ -285,8 +285,7 @@ def test_preview_assumes_what_facts_allow() -> None:
     world = World(settings(A, B))
     world.wait(5.0)
     kill(world, "b")
-    known = world.decide().views
-    decision = preview(wanted, Identities({"a": 1, "b": 2, "d": 3, "e": 4}, {}), seen, known)
+    decision = preview(wanted, Identities({"a": 1, "b": 2, "d": 3, "e": 4}, {}), seen, world.decide())
     assert decision.picks["balanced", 4].chosen == frozenset("ad")
 
 
@@ -298,7 +297,7 @@ def test_preview_of_the_settings_in_force_changes_nothing(dead: str) -> None:
         kill(world, name)
     kernel, router = world.kernel(), world.router
     now = router.decide(world.now)
-    decision = preview(router.settings, router.identities, world.interfaces, now.views, now.dead)
+    decision = preview(router.settings, router.identities, world.interfaces, now)
     wanted = desired(router.settings, router.identities, decision, kernel)
     assert [describe(change) for change in plan(wanted, kernel)] == []
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from mlbd.core.layout import adopted
 from mlbd.core.plan import Change
-from mlbd.core.ports import ApplyError, Observation
+from mlbd.core.ports import NO_BUNDLES, ApplyError, Observation
 from mlbd.core.probing import Order, Outcome, Reply
 from mlbd.core.router import Router
 from mlbd.core.settings import Conntrack, Settings
@@ -69,9 +69,14 @@ class SlowKernel(MemoryKernel):
     def _called(self, what: str, about: object) -> None:
         self.calls.append((asyncio.get_running_loop().time(), what, about))
 
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
         self._called("look", frozenset(interfaces))
-        found = await super().observe(interfaces, neighbours)
+        found = await super().observe(interfaces, neighbours, bundles)
         await asyncio.sleep(self.look_takes)
         return found
 

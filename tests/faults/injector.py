@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from unittest import mock
 
 from mlbd.core.plan import Change
-from mlbd.core.ports import ApplyError, Kernel, Observation
+from mlbd.core.ports import NO_BUNDLES, ApplyError, Kernel, Observation
 from mlbd.core.state import Nft
 from mlbd.kernel.libnftables import LibNftables, NftError
 from mlbd.kernel.netlink import RefusedError, Requests
@@ -45,9 +45,14 @@ class FaultyKernel:
         self._kernel = kernel
         self.before: Callable[[Operation], None] = nothing
 
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
         self.before(Operation("look"))
-        return await self._kernel.observe(interfaces, neighbours)
+        return await self._kernel.observe(interfaces, neighbours, bundles)
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
         errors: list[ApplyError] = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from mlbd.core.plan import Change
-from mlbd.core.ports import ApplyError, Observation
+from mlbd.core.ports import NO_BUNDLES, ApplyError, Observation
 from mlbd.kernel import LinuxKernel
 
 
@@ -25,9 +25,14 @@ class InsideKernel:
     def close(self) -> None:
         self._kernel.close()
 
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
         with self._inside():
-            return await self._kernel.observe(interfaces, neighbours)
+            return await self._kernel.observe(interfaces, neighbours, bundles)
 
     async def apply(self, changes: Sequence[Change]) -> Sequence[ApplyError]:
         with self._inside():

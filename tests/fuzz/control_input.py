@@ -11,14 +11,14 @@ import io
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from mlbd.config import load
 from mlbd.control import ControlServer
 from mlbd.core.layout import NOBODY
-from mlbd.core.ports import Connection, Way
+from mlbd.core.ports import NO_BUNDLES, Connection, Way
 from mlbd.core.router import Router
 from mlbd.core.settings import Family, Settings
 from mlbd.daemon import Daemon
@@ -83,8 +83,13 @@ class _Kernel(MemoryKernel):
     def neighbour_overflows(self) -> int:
         return 0
 
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Any:
-        return await super().observe(interfaces)
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Any:
+        return await super().observe(interfaces, neighbours, bundles)
 
 
 class _Running:

@@ -21,7 +21,7 @@ from mlbd.core.desired import desired
 from mlbd.core.diversion import diversions
 from mlbd.core.layout import Layout, adopted, assign
 from mlbd.core.plan import plan
-from mlbd.core.router import preview
+from mlbd.core.preview import preview
 from mlbd.core.settings import FAMILIES, Settings, Uplink
 from mlbd.core.state import KernelState
 from mlbd.kernel import links, lookup, neighbours
@@ -102,7 +102,7 @@ def look(data: bytes) -> None:
         return
     assert seen.expires > 0 or seen.expires == inf
     identities = assign(_SETTINGS, adopted(seen.state))
-    decision = preview(_SETTINGS, identities, seen.facts, {}, frozenset(), seen.lan_prefixes)
+    decision = preview(_SETTINGS, identities, seen.facts, lan_prefixes=seen.lan_prefixes)
     changes = plan(desired(_SETTINGS, identities, decision, seen.state), seen.state)
     said = [*diversions(seen.foreign_rules, seen.wide_routes, _LAYOUT), *map(describe, changes)]
     granted = control._granted(said)

@@ -21,8 +21,8 @@ from mlbd.config.schema import TABLES
 from mlbd.core.desired import desired
 from mlbd.core.layout import NOBODY, assign
 from mlbd.core.plan import Change, plan
+from mlbd.core.preview import preview
 from mlbd.core.question import question
-from mlbd.core.router import preview
 from mlbd.core.settings import Settings
 from mlbd.core.state import KernelState, Route, Rule
 from mlbd.core.status import Transition
@@ -72,7 +72,7 @@ def transaction(data: bytes) -> None:
         return
     seen = [replace(facts("x", n % 200 + 1, v6=True), name=u.interface) for n, u in enumerate(settings.uplinks)]
     identities = assign(settings, NOBODY)
-    decision = preview(settings, identities, {each.name: each for each in seen}, {})
+    decision = preview(settings, identities, {each.name: each for each in seen})
     changes = plan(desired(settings, identities, decision, KernelState()), KernelState())
     nft = [change for change in changes if change.kind not in ("route", "rule", "sysctl")]
     text = nftext.transaction(nft)

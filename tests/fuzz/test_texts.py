@@ -49,6 +49,7 @@ def test_environment(text: str) -> None:
     """A hook has the variables that there are, and the reason in one of them, on one line."""
     (environment,) = _environments(transition(text), "wwan0", "", {4: "dhcp"})
     assert list(environment) == [
-        "PATH", "LANG", "IFACE", "LOGICAL", "VERBOSITY", "MLBD_UPLINK", "MLBD_EVENT", "MLBD_REASON", "MLBD_USABLE",
+        "PATH", "LANG", "IFACE", "LOGICAL", "VERBOSITY",
+        "MLBD_UPLINK", "MLBD_BUNDLE", "MLBD_EVENT", "MLBD_REASON", "MLBD_USABLE",
     ]  # fmt: skip
     assert all(value.isprintable() for value in environment.values())

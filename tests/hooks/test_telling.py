@@ -12,14 +12,14 @@ from mlbd.core.settings import GatewaySetting
 from mlbd.core.status import Transition
 from mlbd.hooks import Hooks, methods
 from tests.hooks.running import DEGRADED, FACTS, LTE, Told, busy, run, script, until_not
-from tests.report.values import DOWN, UP
+from tests.report.values import DOWN, MEMBER_DOWN, MEMBER_UP, UP
 
 
 def common(event: Transition, reason: str) -> dict[str, str]:
     return {
         **{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
         **{"IFACE": "wwan0", "LOGICAL": "wwan0", "VERBOSITY": "0"},
-        **{"MLBD_UPLINK": "lte", "MLBD_EVENT": event.event, "MLBD_REASON": reason},
+        **{"MLBD_UPLINK": "lte", "MLBD_BUNDLE": "", "MLBD_EVENT": event.event, "MLBD_REASON": reason},
         "MLBD_USABLE": " ".join(event.usable),
     }
 
@@ -47,6 +47,34 @@ def test_environment(directory: Path, tmp_path: Path) -> None:
         *({**stop, **family} for family in families),
     ]
     assert told.results == ["ok"] * 5
+
+
+def test_members_of_bundles(directory: Path, tmp_path: Path) -> None:
+    """A member of a bundle comes and goes like an interface of ifupdown's, once for each event; it is no uplink."""
+    out = tmp_path / "out"
+    script(directory / "tell", f"env | grep -E '^(MLBD_[^R]|MODE|PHASE|IFACE|LOGICAL|ADDR|METHOD)' | sort >>{out}")
+    script(directory / "if-up.d" / "x", "echo up")
+    script(directory / "if-down.d" / "x", "echo down; false")
+
+    async def until(hooks: Hooks, told: Told) -> None:
+        hooks.notify(MEMBER_DOWN, None, FACTS)
+        hooks.notify(MEMBER_UP, None, None)
+        await until_not(lambda: len(told.results) < 4)
+
+    told = run(directory, until=until)
+    common = ["IFACE=eth1", "LOGICAL=bond0", "METHOD=manual", "MLBD_BUNDLE=bond0"]
+    assert out.read_text().splitlines() == [
+        *("ADDRFAM=inet", *common, "MLBD_EVENT=member_down", "MLBD_UPLINK=", "MLBD_USABLE=eth2"),
+        *("MODE=stop", "PHASE=pre-down"),
+        *("ADDRFAM=inet", *common, "MLBD_EVENT=member_up", "MLBD_UPLINK=", "MLBD_USABLE=eth1 eth2"),
+        *("MODE=start", "PHASE=post-up"),
+    ]
+    who = {"bundle": "bond0", "interface": "eth1"}
+    assert told.records == [
+        ("hook output", {"reason": "down", "hook": "if-down.d/x", **who}),
+        ("a hook failed", {"reason": "it exited with status 1", "hook": "if-down.d/x", **who, "result": "failed"}),
+        ("hook output", {"reason": "up", "hook": "if-up.d/x", **who}),
+    ]
 
 
 def test_a_family_that_is_gone_is_stopped(directory: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import get_args
 
 from mlbd.core import plan
 from mlbd.core.facts import InterfaceFacts, WideRoute
 from mlbd.core.plan import Change
-from mlbd.core.ports import ApplyError, Observation
+from mlbd.core.ports import NO_BUNDLES, ApplyError, Observation
 from mlbd.core.state import KernelState, Key, Nft, Object, Route, Rule, Sysctl
 from mlbd.kernel import sysctl
 
@@ -40,7 +40,12 @@ class MemoryKernel:
         for facts in interfaces:
             self.appear(facts)
 
-    async def observe(self, interfaces: Collection[str], neighbours: Collection[str] = ()) -> Observation:
+    async def observe(
+        self,
+        interfaces: Collection[str],
+        neighbours: Collection[str] = (),
+        bundles: Mapping[str, Collection[str]] = NO_BUNDLES,
+    ) -> Observation:
         if self.observe_error is not None:
             raise self.observe_error
         facts = {name: self.facts[name] for name in interfaces if name in self.facts}

@@ -61,6 +61,9 @@ class Provider:
         sh(f"ip addr add 2001:db8:{n}::2/64 dev {wan} nodad; ip addr add fe80::{n}:2/64 dev {wan} nodad")
         sh(f"ip route add default via 10.{n}.0.1 dev {wan} table {20128 + n}")
         sh(f"ip -6 route add default via 2001:db8:{n}::1 dev {wan} table {20128 + n}")
+        # Until the kernel has noticed the carrier, up to a second later, it drops what is to be sent.
+        sh(f"until ip link show {wan} | grep -q 'state UP'; do sleep 0.01; done")
+        self.sh("until ip link show port | grep -q 'state UP'; do sleep 0.01; done")
 
     @property
     def index(self) -> int:

@@ -98,26 +98,35 @@ def fields(datagram: bytes) -> dict[str, str]:
     return found
 
 
-def test_under_journald() -> None:
-    """With stderr connected to journald, records are native fields with an id and a priority, and stderr is silent."""
+def journalled(program: str, count: int) -> list[dict[str, str]]:
+    """The fields of the records that journald gets from a program with a `log`, which prints nothing."""
     assert os.environ.get("MLBD_PRIVATE_NAMESPACE"), "this test makes journald's socket: run it by `make test`"
     path = Path("/run/systemd/journal/socket")
     path.parent.mkdir(parents=True, exist_ok=True)
     program = (
         "import os; s = os.fstat(2); os.environ['JOURNAL_STREAM'] = f'{s.st_dev}:{s.st_ino}'\n"
-        "from mlbd.report.log import Log; from tests.report.values import DOWN, UP\n"
-        "log = Log(); log.transition(DOWN, 0.0021); log.transition(UP, None)\n"
-        "log.warning('repaired what another program changed', changes=['+ a', '- b'])\n"
+        f"from mlbd.report.log import Log; log = Log()\n{program}"
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(path))
         journald.settimeout(5)
         try:
             done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-            down, up, repaired = (fields(journald.recv(65536)) for _ in range(3))
+            found = [fields(journald.recv(65536)) for _ in range(count)]
         finally:
             path.unlink()
     assert (done.stdout, done.stderr) == ("", "")
+    return found
+
+
+def test_under_journald() -> None:
+    """With stderr connected to journald, records are native fields with an id and a priority, and stderr is silent."""
+    down, up, repaired = journalled(
+        "from tests.report.values import DOWN, UP\n"
+        "log.transition(DOWN, 0.0021); log.transition(UP, None)\n"
+        "log.warning('repaired what another program changed', changes=['+ a', '- b'])\n",
+        3,
+    )
     assert down == {
         "MESSAGE": "lte is down (FALLING -> DOWN): 3 of 3 probes lost [..!!!]; usable: fiber, took 2.1 ms",
         "MESSAGE_ID": MESSAGE_IDS["uplink_down"],

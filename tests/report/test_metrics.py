@@ -19,7 +19,7 @@ from mlbd.core.state import Counter
 from mlbd.core.status import CycleStatus, Status
 from mlbd.report import exposition
 from mlbd.report.metrics import Metrics, device_bytes
-from tests.report.values import FIBER, LTE, STATUS
+from tests.report.values import BOND, FIBER, LTE, STATUS
 
 ORDER = Order("fiber", 1, 7, "lo", 1, "192.0.2.1")
 
@@ -60,7 +60,8 @@ def samples(made: Metrics, prefix: str) -> dict[str, float]:
 
 def test_names_and_labels() -> None:
     """The exposition has exactly the metrics of the public interface, with their labels, and those of the process."""
-    made, _ = metrics()
+    made, told = metrics()
+    told.status = replace(STATUS, bundles=(BOND,))
     made.probe_sent(ORDER)
     made.probe_answered(Reply("fiber", 1, 7, 0.01))
     made.probe_failed(Failure("fiber", 1, 8, "no-route", "?"))
@@ -100,6 +101,7 @@ def test_names_and_labels() -> None:
         "mlbd_probe_received_total": ("target", "uplink"),
         "mlbd_probe_errors_total": ("kind", "target", "uplink"),
         "mlbd_policy_member_share": ("policy", "uplink"),
+        "mlbd_member_active": ("bundle", "interface"),
         "mlbd_cycles_total": ("result",),
         "mlbd_changes_total": ("action", "kind"),
         "mlbd_drift_repairs_total": ("kind",),

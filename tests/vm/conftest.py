@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +25,12 @@ def bonding() -> None:
     subprocess.run(["modprobe", "bonding", "max_bonds=0"], check=True)
 
 
-@pytest.fixture(scope="session")
-def teql() -> None:
-    """The module, with teql0 and teql1 in the first namespace: it makes them when it is loaded, and never again."""
-    subprocess.run(["modprobe", "sch_teql", "max_equalizers=2"], check=True)
+@pytest.fixture(scope="module")
+def teql() -> Iterator[None]:
+    """The module, with teql0 and teql1 in the first namespace: it makes them when it is loaded, and never again. Files
+    of tests run side by side, and have them one after the other.
+    """
+    with Path("/run/teql.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["modprobe", "sch_teql", "max_equalizers=2"], check=True)
+        yield
