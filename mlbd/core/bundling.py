@@ -107,11 +107,12 @@ def _steered(device: BondDevice, bond: Bond, attached: list[str], members: Mappi
     if out_is(bond) != "inactive":
         return replace(device, primary=configured or device.primary)
     good = [name for name in attached if members[name].usable]
-    if not good:
+    # Who is not proven yet keeps what it has.
+    stays = [] if device.active not in attached or members[device.active].out else [device.active]
+    chosen = next((name for name in (configured, *stays, *good) if name in good or name in stays), None)
+    if not good or chosen is None:
         return device
     # When it became primary the kernel may have found it not up yet, and it does not look again.
-    chosen = next(name for name in (configured, device.active, *good) if name in good)
-    assert chosen is not None
     return replace(device, primary=device.primary if bond.primary is None else chosen, active=chosen)
 
 

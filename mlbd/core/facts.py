@@ -44,8 +44,7 @@ class PortFacts:
     of_bundle: str = ""
     """The Ethernet address of its bond, also while it is none of its ports; "" if there is no bond."""
     active: bool = False
-    """The kernel may send by it: state active (IFLA_BOND_SLAVE_STATE) and link up, in 802.3ad also distributing
-    (IEEE 802.1AX 6.4.2.3); or, of a TEQL device, attached."""
+    """The kernel may send by it: state active (IFLA_BOND_SLAVE_STATE) and link up; or, of a TEQL device, attached."""
     fault: str = ""
     """Why the kernel's own monitor does not use it although there is carrier, for a person; "" if it does, or if it is
     merely the backup."""

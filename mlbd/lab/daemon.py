@@ -28,9 +28,15 @@ def uplink_tables(net: Network) -> str:
 class Daemon:
     """One configuration, and at most one daemon that runs it. It can be stopped or killed, and started again."""
 
-    def __init__(self, net: Places, config: str, *, where: str = "router", metrics: str = "off") -> None:
-        """A control socket, the metrics' address and an empty directory for hooks are added where `config` has none."""
+    def __init__(
+        self, net: Places, config: str, *, where: str = "router", metrics: str = "off", slow: bool = False
+    ) -> None:
+        """A control socket, the metrics' address and an empty directory for hooks are added where `config` has none.
+
+        `slow`: in an emulated machine, where asking often would take what time there is.
+        """
         self._net, self._where = net, where
+        self._ask_every, self._patience = (0.2, 60.0) if slow else (0.02, 10.0)
         self.directory = Path(tempfile.mkdtemp(prefix="mlbd-", dir=net.directory))
         self.file = self.directory / "mlbd.toml"
         self.control = self.directory / "control.sock"
@@ -71,7 +77,7 @@ class Daemon:
     def command(self, name: str, **arguments: object) -> Any:
         """One request through the control socket. Raises LabError if it is refused, OSError without a daemon."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
-            s.settimeout(10)
+            s.settimeout(self._patience)
             s.connect(str(self.control))
             s.sendall(json.dumps({"command": name, **arguments}).encode() + b"\n")
             answer = json.loads(s.makefile("rb").readline() or b"{}")
@@ -92,7 +98,7 @@ class Daemon:
     def wait_for(
         self, holds: Callable[[dict[str, Any]], bool], *, timeout: float = 10.0, what: str = "that its status changes"
     ) -> dict[str, Any]:
-        """Ask for the status every 20 ms until it holds, and return that status.
+        """Ask for the status, every 20 ms, until it holds, and return that status.
 
         Raises LabError, with status and log, after the timeout, seconds, or when the daemon has ended.
         """
@@ -110,7 +116,7 @@ class Daemon:
             if time.monotonic() > deadline:
                 last = json.dumps(status, indent=1)
                 raise LabError(f"Waited {timeout:g} s for {what}. Last status:\n{last}\nLog:\n{self.log_text()}")
-            time.sleep(0.02)
+            time.sleep(self._ask_every)
 
     def reload(self) -> None:
         """Send SIGHUP."""

@@ -56,6 +56,18 @@ def test_a_primary_of_others_is_theirs() -> None:
     assert (world.bond().active, world.bond().primary) == ("eth2", "eth1")
 
 
+def test_who_is_not_proven_yet_keeps_what_it_has() -> None:
+    """active-backup: at a start the port in use stays in use, also if the other one is proven first."""
+    found = BondDevice(name="bond0", mode=1, miimon=100, primary="eth2", active="eth2")
+    state = KernelState([found, Port("eth1", "bond0"), Port("eth2", "bond0"), Address("bond0", "192.168.1.3/24")])
+    world = Bundled(bundled(bond("active-backup")), state)
+    world.answers["bond0/eth2"] = 0.5
+    world.live(0.6)
+    assert [world.port(name).usable for name in ("eth1", "eth2")] == [True, False]
+    world.live(5.0)
+    assert (world.bond(), world.done) == (found, [])
+
+
 def test_without_a_primary_the_bond_stays_where_it_is() -> None:
     """active-backup: who recovers is a backup, and nobody is primary."""
     world = proven("active-backup")

@@ -39,7 +39,7 @@ _RUN = """#!/bin/sh
 cd /srv/mlbd || exit 1
 export MLBD_MACHINE=1 {private}=1
 echo "Testing in Linux $(uname -r) with $(systemctl --version | head -n 1), up for $(cut -d . -f 1 /proc/uptime) s"
-python -m pytest -p no:cacheprovider -o testpaths=tests/vm -n 4 --dist loadfile {arguments}
+python -m pytest -p no:cacheprovider -o testpaths=tests/vm -n 3 --dist loadfile {arguments}
 status=$?
 [ $status = 0 ] || journalctl -b -o short-monotonic >/dev/virtio-ports/journal
 echo $status >/dev/virtio-ports/status

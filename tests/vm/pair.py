@@ -91,7 +91,7 @@ class Pair(Places):
     @contextmanager
     def daemon(self, where: str, config: str, *, wait: bool = True) -> Iterator[Daemon]:
         """mlbd there, with this configuration."""
-        daemon = Daemon(self, config, where=where)
+        daemon = Daemon(self, config, where=where, slow=True)
         try:
             yield daemon.start(timeout=PATIENCE, wait=wait)
         finally:

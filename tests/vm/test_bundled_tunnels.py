@@ -31,22 +31,10 @@ name = "teql1"
 members = [{{ interface = "wg1", address = "10.0.0.1/31", peer = "10.0.0.0" }},
            {{ interface = "wg2", address = "10.0.0.3/31", peer = "10.0.0.2" }}]
 address = "10.0.0.5/31"
-
-[[uplink]]
-name = "home"
-interface = "teql1"
-gateway = "10.0.0.4"
-masquerade = false
-
-[[rule]]
-name = "home"
-to = "192.168.1.0/24"
-use = "home"
-
-[[rule]]
-name = "rest"
-use = "main"
 {PACE}"""
+"""No uplink of mlbd's: what arrives by one would not leave by the default route of `main`."""
+HOME = "192.168.1.0/24 via 10.0.0.4 dev teql1"
+"""The server's route to the LAN."""
 TUNNELS = (1, 2)
 PORT = {1: 51821, 2: 51822}
 """Where the server listens for each tunnel."""
@@ -93,10 +81,14 @@ class Scene:
             command = ["nsenter", "-t", "1", "-n", "ip", "link", "set", device, "netns", net.namespace(where)]
             subprocess.run(command, check=True)
         stack.callback(self._give_back)
-        self.router = stack.enter_context(Daemon(net, ROUTER))
-        self.server = stack.enter_context(Daemon(net, SERVER, where="server"))
+        self.router = Daemon(net, ROUTER)
+        self.server = Daemon(net, SERVER, where="server")
+        for daemon in (self.router, self.server):
+            stack.callback(daemon.kill)
+            daemon.start(wait=False)
         self.wait_attached({"wg1", "wg2"})
         self.wait_bundle(True)
+        ip_each({net.namespace("server"): [f"route add {HOME}"]})
         self.before = {n: self.outer(n) for n in TUNNELS}
 
     def _give_back(self) -> None:
@@ -173,7 +165,9 @@ def _add_server(net: Network) -> None:
 
 
 def _add_tunnels(net: Network) -> None:
+    """Silent until mlbd's rules are there: see the example."""
     for n in TUNNELS:
+        net.run("router", ["ip", "rule", "add", "priority", "32000", "fwmark", hex(n), "unreachable"])
         keys = {where: net.run(where, ["wg", "genkey"]) for where in ENDS}
         for where, far, options, endpoint in (
             ("router", "server", ["fwmark", hex(n)], f"{ADDRESS}:{PORT[n]}"),

@@ -167,6 +167,7 @@ def test_reverse_path_filter(routers: Routers) -> None:
 def test_from_nothing(routers: Routers) -> None:
     """TEQL is made on bare interfaces, and `mlbd release` takes away what mlbd has made."""
     net = routers.net
+    routers.wait_attached("eth1", "eth2")
     for daemon, (where, device) in ((routers.a, DEVICES[0]), (routers.b, DEVICES[1])):
         daemon.kill()
         for cable in net.cables:
