@@ -4,8 +4,9 @@ PYTHON := .venv/bin/python
 # Private namespaces: nothing of this machine is touched, and nothing is left. See mlbd/lab/sandbox.py.
 SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 
-# Faults at every operation, a random walk; see docs/decisions/worst-days.md.
-WORST := tests/faults tests/chaos
+# Faults at every operation, a random walk, bad input, lines that flap, other programs; see docs/decisions/worst-days.md.
+WORST := tests/faults tests/chaos tests/fuzz tests/health/test_trust.py tests/health/test_false_alarms.py \
+	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py)
 
 .PHONY: help setup demo test test-worst test-vm check bench fuzz chaos clean
 .DEFAULT_GOAL := help
@@ -13,7 +14,7 @@ WORST := tests/faults tests/chaos
 help:
 	@echo "make demo        watch mlbd keep a small network of namespaces working"
 	@echo "make test        check, then the tests"
-	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk"
+	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk, bad input, flapping lines"
 	@echo "make test-vm     tests in a Debian machine, which is emulated; VM=\"tests/vm/test_bonds.py\" only those"
 	@echo "make check       the linter, the formatter and the type checker"
 	@echo "make bench       measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"

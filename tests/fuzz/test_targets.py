@@ -75,4 +75,4 @@ def test_no_growth(target: Target) -> None:
         grown.append((sys.getallocatedblocks(), len([*Path("/proc/self/fd").iterdir()])))
     (blocks, descriptors), (more, still) = grown[-2:]
     assert more - blocks < _SLACK + target.fills * _FILLING * len(inputs)
-    assert still == descriptors
+    assert still <= descriptors
