@@ -107,10 +107,14 @@ class Pair(Places):
         self._stack.callback(self._give_back, where, name)
         return name
 
+    def _detach(self) -> None:
+        for where in self.places:
+            for cable, qdisc in self.qdiscs(where).items():
+                if qdisc.startswith("teql"):
+                    self.run(where, ["tc", "qdisc", "del", "dev", cable, "root"])
+
     def _give_back(self, where: str, name: str) -> None:
-        for cable, qdisc in self.qdiscs(where).items():
-            if qdisc == name:
-                self.run(where, ["tc", "qdisc", "del", "dev", cable, "root"])
+        self._detach()
         alias = f'link set {name} alias ""'
         self.ip(where, f"addr flush dev {name}", f"link set {name} down", alias, f"link set {name} netns 1")
 

@@ -168,10 +168,13 @@ def test_from_nothing(routers: Routers) -> None:
     """TEQL is made on bare interfaces, and `mlbd release` takes away what mlbd has made."""
     net = routers.net
     routers.wait_attached("eth1", "eth2")
-    for daemon, (where, device) in ((routers.a, DEVICES[0]), (routers.b, DEVICES[1])):
+    for daemon in (routers.a, routers.b):
         daemon.kill()
+    for where, _ in DEVICES:  # at both ends before anything is down: see docs/schemes/teql.md
         for cable in net.cables:
             net.run(where, ["tc", "qdisc", "del", "dev", cable, "root"])
+    for where, device in DEVICES:
+        for cable in net.cables:
             net.ip(where, f"addr flush dev {cable}", f"link set {cable} down")
         net.ip(where, f"addr flush dev {device}", f"link set {device} down")
     for daemon in (routers.a, routers.b):
