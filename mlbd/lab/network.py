@@ -352,11 +352,11 @@ class Network(Places):
             self._advertisers[i].say(self._advertised(i, lifetime))
 
 
-def wait_until(holds: Callable[[], bool], *, timeout: float = 5.0, what: str = "it") -> float:
-    """Ask every 5 ms until it holds; returns how long that took, seconds. Raises LabError after the timeout."""
+def wait_until(holds: Callable[[], bool], *, timeout: float = 5.0, what: str = "it", every: float = 0.005) -> float:
+    """Ask every 5 ms until it holds; returns how long that took. All in seconds. Raises LabError after the timeout."""
     start = time.monotonic()
     while not holds():
         if time.monotonic() - start > timeout:
             raise LabError(f"Waited {timeout:g} s, and {what} did not happen.")
-        time.sleep(0.005)
+        time.sleep(every)
     return time.monotonic() - start

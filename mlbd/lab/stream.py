@@ -133,7 +133,7 @@ class UdpStream:
         while not any(packet.answered for packet in self.so_far().packets[:1000]):
             if time.monotonic() > deadline:
                 raise LabError(f"No answer to a stream for {timeout:g} s.")
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     def so_far(self, since: float = 0.0) -> Summary:
         """All packets sent since the moment; the answers to the youngest may still be under way."""

@@ -53,16 +53,16 @@ class Bonded:
         self.daemon.wait_for(holds, timeout=PATIENCE, what=what)
 
     def wait_active(self, port: str) -> None:
-        wait_until(lambda: self.net.active("a") == port, timeout=PATIENCE, what=f"{port} to be active")
+        wait_until(lambda: self.net.active("a") == port, what=f"{port} to be active")
 
     def wait_ports(self, *ports: str) -> None:
-        wait_until(lambda: self.net.ports("a") == {*ports}, timeout=PATIENCE, what=f"only {ports} to be ports")
+        wait_until(lambda: self.net.ports("a") == {*ports}, what=f"only {ports} to be ports")
 
     def wait_all_active(self) -> None:
         self.wait(lambda status: all(member(status, name)["active"] for name in self.net.cables), "all to be active")
 
     def answered(self) -> None:
-        wait_until(lambda: self.net.ping("a", FAR, timeout=3), timeout=PATIENCE, what="an answer by the bond")
+        wait_until(lambda: self.net.ping("a", FAR, timeout=3), what="an answer by the bond")
 
     def options(self) -> dict[str, Any]:
         found: dict[str, Any] = self.net.links("a")["bond0"]["linkinfo"]["info_data"]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from mlbd.lab import network
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.namespaces import ip_each, ip_here
-from mlbd.lab.network import wait_until
 from mlbd.lab.places import Places
 from mlbd.lab.stream import Summary, UdpStream
 
 CABLES = ("eth1", "eth2")
 PATIENCE = 40.0
 """Seconds that something may take that takes a tenth of it elsewhere."""
+
+
+def wait_until(holds: Callable[[], bool], *, what: str) -> None:
+    """Ask at a pace that leaves an emulated processor to those who are asked. Raises LabError."""
+    network.wait_until(holds, timeout=PATIENCE, what=what, every=0.2)
 
 
 class Pair(Places):
@@ -29,8 +34,7 @@ class Pair(Places):
             self._add(["a", "b"])
             for where in self.places:
                 self.sysctls(where, {"ipv6/conf/default/disable_ipv6": 1})
-            a, b = self.namespace("a"), self.namespace("b")
-            ip_here([f"link add {cable} netns {a} type veth peer name {cable} netns {b}" for cable in cables])
+            self.ip("a", *(self._laid(cable) for cable in cables))
             self._to_be_silenced(*cables)
             for where in self.places:
                 self.ip(where, "link set lo up")
@@ -40,8 +44,11 @@ class Pair(Places):
 
     def replace(self, cable: str) -> None:
         """By a new one: both its interfaces are gone, and made again."""
-        self.ip("a", f"link del {cable}", f"link add {cable} type veth peer name {cable} netns {self.namespace('b')}")
+        self.ip("a", f"link del {cable}", self._laid(cable))
         self._to_be_silenced(cable)
+
+    def _laid(self, cable: str) -> str:
+        return f"link add {cable} type veth peer name {cable} netns {self.namespace('b')}"
 
     def _to_be_silenced(self, *cables: str) -> None:
         hook = "{{ type filter hook ingress device {} priority 0 ; }}"
@@ -54,10 +61,10 @@ class Pair(Places):
         ip_each({self.namespace(where): lines})
 
     def bridge(self, where: str, *addresses: str) -> None:
-        """All cables of the place in the bridge br0, a switch with these addresses."""
+        """All cables of the place in the bridge br0, a switch with these addresses and a MAC that stays."""
         joined = [f"link set {cable} master br0 up" for cable in self.cables]
         owned = [f"addr add {address} dev br0" for address in addresses]
-        self.ip(where, "link add br0 type bridge", *joined, "link set br0 up", *owned)
+        self.ip(where, "link add br0 address 02:00:00:00:00:b0 type bridge", *joined, "link set br0 up", *owned)
 
     def silence(self, cable: str) -> None:
         """Nothing that comes in by the cable is heard, at both ends; its carrier stays."""

@@ -69,13 +69,14 @@ def test_released_and_tried(scene: Bonded, mode: str) -> None:
     far_bond(scene.net, mode)
     scene.use(bond(mode).replace('hold_max = "3s"', 'hold_max = "10s"'))
     scene.wait_all_active()
-    scene.net.silence("eth2")
-    scene.wait_ports("eth1")
-    scene.answered()
     with scene.net.stream("a", FAR) as stream:
-        time.sleep(2)
+        scene.net.silence("eth2")
+        scene.wait_ports("eth1")
+        released = time.monotonic()
+        time.sleep(3)  # and it is tried again after 5
         summary = stream.stop(1)
-    assert lost_between(summary, summary.packets[0].sent + 1.0, time.monotonic()) == 0  # the far end's miimon
+    assert lost_between(summary, released + 1.0, released + 3.0) == 0  # the far end has miimon
+    scene.answered()
     scene.wait(lambda s: "tried again in" in s["bundles"][0]["members"][1]["reason"], "a rest")
     scene.net.speak("eth2")
     scene.wait_ports("eth1", "eth2")

@@ -120,7 +120,7 @@ def test_vanishes_and_returns(scene: Bonded) -> None:
 def test_reload(scene: Bonded) -> None:
     """What the file says anew is in force after a reload: options, and a member less."""
     scene.use(bond("active-backup", 'miimon = "50ms"', 'updelay = "100ms"'))
-    wait_until(lambda: scene.options()["updelay"] == 100, timeout=PATIENCE, what="the new options")
+    wait_until(lambda: scene.options()["updelay"] == 100, what="the new options")
     assert scene.options()["miimon"] == 50
     scene.daemon.configure(PLAIN.replace('["eth1", "eth2"]', '["eth1"]'))
     scene.daemon.reload()

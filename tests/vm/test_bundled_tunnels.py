@@ -106,7 +106,6 @@ class Scene:
     def wait_attached(self, members: set[str]) -> None:
         wait_until(
             lambda: all(self.attached(where) == members for where in ENDS),
-            timeout=PATIENCE,
             what=f"{members} to be attached at both ends",
         )
 

@@ -15,8 +15,7 @@ import pytest
 from mlbd.core.facts import PortFacts
 from mlbd.core.state import Address, Bond, KernelState, Port
 from mlbd.kernel import LinuxKernel, Watch
-from mlbd.lab.network import wait_until
-from tests.vm.pair import Pair
+from tests.vm.pair import Pair, wait_until
 from tests.vm.subject import ASKED, PROTOCOL, Subject, ip, links
 
 MODES = range(7)
@@ -99,7 +98,7 @@ OPTIONS: dict[str, tuple[Sequence[int], dict[str, Any]]] = {
 def test_options_are_changed_there_and_back(subject: Subject, mode: int) -> None:
     """Each one, on a bond at work, leaves the others, the ports and the marking as they were."""
     subject.add(made(mode), *PORTS)
-    wait_until(lambda: subject.port("eth1").active or mode == 4, timeout=20, what="an active port")
+    wait_until(lambda: subject.port("eth1").active or mode == 4, what="an active port")
     for name, (modes, options) in OPTIONS.items():
         if mode not in modes:
             continue
@@ -221,7 +220,7 @@ def test_facts_of_ports(subject: Subject) -> None:
     assert subject.port("eth1") == PortFacts(hardware=own["eth1"])
     subject.add(made(1), *PORTS)
     mac = subject.bond().mac
-    wait_until(lambda: subject.bond().active == "eth1", timeout=20, what="an active port")
+    wait_until(lambda: subject.bond().active == "eth1", what="an active port")
     assert subject.port("eth1") == PortFacts(bundle="bond0", hardware=own["eth1"], of_bundle=mac, active=True)
     assert subject.port("eth2") == PortFacts(bundle="bond0", hardware=own["eth2"], of_bundle=mac)
     subject.add(Port("eth2"))
@@ -236,16 +235,16 @@ def test_facts_of_ports(subject: Subject) -> None:
 def test_faults_of_ports(subject: Subject, cables: Pair) -> None:
     """What the kernel's own monitors have against a port with carrier is told."""
     subject.add(made(1, miimon=0, arp_interval=200, arp_targets=("192.168.1.99",)), *PORTS)
-    wait_until(lambda: subject.port("eth1").fault != "", timeout=30, what="a fault")
-    assert subject.port("eth1").fault == "the far end does not answer the bond's ARP requests"
+    silent = "the far end does not answer the bond's ARP requests"
+    wait_until(lambda: subject.port("eth1").fault == silent, what="a fault")
     assert subject.observe().facts["eth1"].carrier
     subject.put(replace(made(4), active=""))
-    wait_until(lambda: subject.port("eth1").active, timeout=60, what="a port in use though nobody speaks LACP")
+    wait_until(lambda: subject.port("eth1").active, what="a port in use though nobody speaks LACP")
     port = subject.port("eth2")
     assert (port.active, port.fault.rpartition(" ")[0]) == (False, "LACP: the far end does not agree (state")
     cables.ip("b", "link set eth1 down")
     try:
-        wait_until(lambda: not subject.port("eth1").active, timeout=60, what="the loss of carrier")
+        wait_until(lambda: not subject.port("eth1").active, what="the loss of carrier")
         assert (subject.observe().facts["eth1"].carrier, subject.port("eth1").fault) == (False, "")
     finally:
         cables.ip("b", "link set eth1 up")
@@ -285,7 +284,7 @@ def test_a_port_that_changes_is_heard(subject: Subject) -> None:
     not, and links that have nothing to do with bonds never do.
     """
     subject.add(made(1), *PORTS)
-    wait_until(lambda: subject.port("eth1").active and subject.port("eth2").active is False, timeout=20, what="eth1")
+    wait_until(lambda: subject.port("eth1").active and subject.port("eth2").active is False, what="eth1")
     heard: list[str] = []
     links_heard: list[str] = []
     watch = Watch(lambda name, *_: links_heard.append(name), heard.append, lambda: None, lambda: subject.kernel.port)

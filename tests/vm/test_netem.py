@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from mlbd.lab.daemon import Daemon
-from mlbd.lab.network import Network, wait_until
+from mlbd.lab.network import Network
 from mlbd.lab.traffic import connect_many
 from tests.lab.scene import conversation_by, tables, wait_usable
+from tests.vm.pair import wait_until
 
 Lab = tuple[Network, Daemon]
 LIMIT = 30.0
@@ -84,7 +85,7 @@ def changes(daemon: Daemon, uplink: str = "wan1") -> list[tuple[str, str]]:
 
 
 def wait_changes(daemon: Daemon, count: int, uplink: str = "wan1") -> None:
-    wait_until(lambda: len(changes(daemon, uplink)) >= count, timeout=LIMIT, what=f"change {count} of {uplink}")
+    wait_until(lambda: len(changes(daemon, uplink)) >= count, what=f"change {count} of {uplink}")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,9 @@ import pytest
 from mlbd.core.probing import Order
 from mlbd.core.settings import Target
 from mlbd.lab.namespaces import ip_here
-from mlbd.lab.network import wait_until
 from tests.probe.asking import Asking, asking, kinds
 from tests.probe.bundle import FAR, arp_heard, ask, neighbours, requests
-from tests.vm.pair import Pair
+from tests.vm.pair import Pair, wait_until
 
 OWN = {"eth1": "02:00:00:00:00:01", "eth2": "02:00:00:00:00:02"}
 ROUNDS = 4
@@ -65,10 +64,10 @@ def laid(net: Pair, mode: str, far: str) -> None:
     else:
         bond(net, "b", mode, FAR)
     bond(net, "a", mode, "192.168.1.3")
-    wait_until(lambda: all(carriers(net, where) for where in ("a", "b")), timeout=30, what="carrier on all ports")
+    wait_until(lambda: all(carriers(net, where) for where in ("a", "b")), what="carrier on all ports")
     if far == "bridge":
-        wait_until(lambda: net.run("b", ["bridge", "link"]).count("forwarding") == 2, timeout=30, what="the bridge")
-    wait_until(lambda: net.ping("a", FAR), timeout=30, what="an answer by the bond")
+        wait_until(lambda: net.run("b", ["bridge", "link"]).count("forwarding") == 2, what="the bridge")
+    wait_until(lambda: net.ping("a", FAR), what="an answer by the bond")
 
 
 def carriers(net: Pair, where: str) -> bool:

@@ -30,7 +30,6 @@ class Routers:
         for where, device in DEVICES:
             wait_until(
                 lambda where=where, device=device: attached(self.net, where, device) == {*members},  # type: ignore[misc]
-                timeout=PATIENCE,
                 what=f"{device} to have {members}",
             )
 
@@ -153,7 +152,7 @@ def test_reverse_path_filter(routers: Routers) -> None:
         return routers.net.run("a", ["cat", f"/proc/sys/net/ipv4/conf/{name}/rp_filter"]).strip()
 
     def wait(value: str) -> None:
-        wait_until(lambda: read("eth1") == value, timeout=PATIENCE, what=f"rp_filter of eth1 to be {value}")
+        wait_until(lambda: read("eth1") == value, what=f"rp_filter of eth1 to be {value}")
 
     assert read("eth1") == "0"
     routers.net.sysctls("a", {"ipv4/conf/all/rp_filter": 1})

@@ -71,7 +71,7 @@ def addresses(net: Pair) -> str:
 def wait_both(net: Pair, daemon: Daemon) -> None:
     for cable in net.cables:
         wait_usable(daemon, cable)
-    wait_until(lambda: net.ports("a") == {*net.cables}, timeout=PATIENCE, what="both ports")
+    wait_until(lambda: net.ports("a") == {*net.cables}, what="both ports")
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def taken_over(net: Pair) -> Iterator[Daemon]:
     """mlbd for a bond that is there, of which the file says little. It comes, is killed, comes and stops without a lost
     packet, and without a trace.
     """
-    wait_until(lambda: net.active("a") == PRIMARY, timeout=PATIENCE, what="the primary to be active")
+    wait_until(lambda: net.active("a") == PRIMARY, what="the primary to be active")
     before = (options(net), addresses(net))
     with net.daemon("a", BOND + PACE, wait=False) as daemon, net.stream("a", "192.168.1.1") as stream:
         wait_both(net, daemon)
@@ -112,7 +112,7 @@ def test_example(bonding: None) -> None:
                 first = net.active("a")
                 (other,) = {*net.cables} - {first}
                 net.silence(first)
-                wait_until(lambda: net.active("a") == other, timeout=PATIENCE, what="the other to be active")
+                wait_until(lambda: net.active("a") == other, what="the other to be active")
                 moved = time.monotonic()
                 wait_usable(daemon, first, False)
                 time.sleep(1)
@@ -155,8 +155,8 @@ def networkd(net: Pair) -> Iterator[None]:
         (UNITS / name).write_text(text)
     try:
         systemctl("start", "systemd-networkd")
-        wait_until(lambda: "bond0" in net.links("a"), timeout=PATIENCE, what="bond0")
-        wait_until(lambda: options(net).get("primary") == PRIMARY, timeout=PATIENCE, what="the primary")
+        wait_until(lambda: "bond0" in net.links("a"), what="bond0")
+        wait_until(lambda: options(net).get("primary") == PRIMARY, what="the primary")
         yield
     finally:
         systemctl("stop", "systemd-networkd.socket", "systemd-networkd")
@@ -178,9 +178,9 @@ def test_networkd(bonding: None) -> None:
             systemctl("restart", "systemd-networkd")
             wait_both(net, daemon)
             net.silence("eth2")
-            wait_until(lambda: net.active("a") == "eth1", timeout=PATIENCE, what="eth1 to be active")
+            wait_until(lambda: net.active("a") == "eth1", what="eth1 to be active")
             net.run("a", ["networkctl", "reconfigure", "eth2"])
             time.sleep(2)
-            wait_until(lambda: net.active("a") == "eth1", timeout=PATIENCE, what="eth1 to be active again")
+            wait_until(lambda: net.active("a") == "eth1", what="eth1 to be active again")
             assert net.ping("a", "192.168.1.1", timeout=10)
             net.speak("eth2")
