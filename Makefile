@@ -8,7 +8,7 @@ SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 WORST := tests/faults tests/chaos tests/fuzz tests/health/test_trust.py tests/health/test_false_alarms.py \
 	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py)
 
-.PHONY: help setup demo test test-worst test-vm check bench fuzz chaos clean
+.PHONY: help setup demo test test-worst test-vm deb check bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test        check, then the tests"
 	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk, bad input, flapping lines"
 	@echo "make test-vm     tests in a Debian machine, which is emulated; VM=\"tests/vm/test_bonds.py\" only those"
+	@echo "make deb         the package for Debian 12, in build/"
 	@echo "make check       the linter, the formatter and the type checker"
 	@echo "make bench       measure what the README claims; BENCH=\"--quick carrier\" only that, and less often"
 	@echo "make chaos       a long random walk of the real kernel in namespaces; SEED=7 EVENTS=500 walk that one again"
@@ -48,8 +49,12 @@ test-worst: setup
 # Set-up with qemu, then the machine, then the tests in it. The sandbox ends the emulator, whatever ends us.
 test-vm:
 	@packaging/setup.sh vm
+	@packaging/deb/build.sh
 	@packaging/vm/build.sh
 	@$(SANDBOX) $(PYTHON) -m tests.vm.machine $(VM)
+
+deb: setup
+	@packaging/deb/build.sh
 
 bench: setup
 	@$(SANDBOX) $(PYTHON) -m bench $(BENCH)

@@ -52,6 +52,7 @@ util-linux nsenter setpriv
 procps ps sysctl
 curl curl
 openssl openssl
+mandoc mandoc
 LIST
     if [ "$with_vm" = yes ]; then
         command -v qemu-system-x86_64 >/dev/null || echo qemu-system-x86
@@ -106,7 +107,7 @@ python=$(find_python)
 
 # Unpacked and not installed: installed, they would be services that run. Needs no rights. Where this fails, the tests
 # with them are skipped.
-packages="vsftpd avahi-autoipd openresolv isc-dhcp-server isc-dhcp-client libfaketime"
+packages="vsftpd avahi-autoipd openresolv isc-dhcp-server isc-dhcp-client libfaketime prometheus"
 
 unpack() {
     rm -rf build/debian.new

@@ -43,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, *, configured: bool = True) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common] if configured else [])
 
+    init = command("init", "Print a configuration made of what is there, ready to be used.", configured=False)
+    init.add_argument("file", nargs="?", type=Path, metavar="FILE", help="write it there; never over a file")
     command("run", "Run the daemon, in the foreground.")
     check = command("check", "Check a configuration; touches nothing, needs no privileges.")
     check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="instead of --config")

@@ -24,6 +24,12 @@ T = TypeVar("T")
 CLEAR = "\033[H\033[2J"
 
 
+def init(options: argparse.Namespace) -> int:
+    from mlbd.cli.init import init as write
+
+    return write(options.file)
+
+
 def run(options: argparse.Namespace) -> int:
     from mlbd.daemon import serve
 

@@ -22,7 +22,7 @@ from functools import partial
 from mlbd.lab import layout, provider
 from mlbd.lab.advertise import Advertisement, Advertiser
 from mlbd.lab.layout import Lan, Uplink
-from mlbd.lab.namespaces import LabError, has_ipv6, ip_each, ip_here, set_down, set_sysctls
+from mlbd.lab.namespaces import LabError, has_ipv6, ip_each, set_down, set_sysctls
 from mlbd.lab.nft import Nft
 from mlbd.lab.places import Places
 from mlbd.lab.provider import Faults
@@ -117,7 +117,7 @@ class Network(Places):
                 elif where.startswith("isp"):
                     set_sysctls(_FORWARDS)
         # After the sysctls: an interface takes the defaults of the moment it is made.
-        ip_here(layout.links(self._prefix, uplinks, self._lans, prompt_carrier=self._prompt_carrier))
+        self._link(layout.links(self._prefix, uplinks, self._lans, prompt_carrier=self._prompt_carrier))
         for uplink in uplinks:
             nft = self._stack.enter_context(Nft(self.namespace(f"isp{uplink.number}")))
             nft.run(provider.rules(uplink))
@@ -133,6 +133,10 @@ class Network(Places):
             self._start_advertising(uplink)
         self._wait_for_ipv6(*uplinks)
         self.serve("internet")
+
+    def _link(self, lines: list[str]) -> None:
+        """From where no such name is taken: the kernel looks for it where it is asked, not only where it goes."""
+        ip_each({self.namespace("internet"): lines})
 
     def _wait_for_ipv6(self, *uplinks: Uplink) -> None:
         for uplink in uplinks:
@@ -171,7 +175,7 @@ class Network(Places):
             set_sysctls(_EVERYWHERE)
         router, peer = layout.attached(name, addresses, internet=internet)
         here, there = self.namespace("router"), self.namespace(name)
-        ip_here([f"link add {name} netns {here} type veth peer name eth0 netns {there}"])
+        self._link([f"link add {name} netns {here} type veth peer name eth0 netns {there}"])
         ip_each({there: peer})
         ip_each({here: router})
         found = [str(ipaddress.ip_interface(address).ip + 1) for address in addresses]
@@ -241,7 +245,7 @@ class Network(Places):
     def restore(self, i: int) -> None:
         """Make the uplink's interface again, with its addresses and default routes."""
         uplink = self._uplinks[i] = replace(self._uplinks[i], generation=self._uplinks[i].generation + 1)
-        ip_here([layout.wan_link(self._prefix, uplink, prompt_carrier=self._prompt_carrier)])
+        self._link([layout.wan_link(self._prefix, uplink, prompt_carrier=self._prompt_carrier)])
         ip_each({self.namespace(f"isp{i}"): provider.customer(uplink)})
         ip_each({self.namespace("router"): layout.router_wan(uplink, default_routes=self._default_routes)})
         ip_each({self.namespace(f"isp{i}"): ["link show"]})  # as in _build

@@ -94,6 +94,11 @@ class Metrics:
             "Unix time when the configuration was last read well.",
             registry=registry,
         )
+        # From the beginning: a series that begins with 1 has no increase.
+        for result in ("unchanged", "changed", "failed"):
+            self._cycles.labels(result)
+        for result in ("ok", "failed", "timeout", "refused"):
+            self._hook_runs.labels(result)
         self._reload_ok.set(1)
         self._reload_at.set_to_current_time()
         registry.register(_Scrape(self))

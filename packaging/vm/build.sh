@@ -2,7 +2,6 @@
 # The Debian machine that `make test-vm` emulates, in build/vm. Needs no rights; changes nothing outside build/vm.
 #
 #   base/   kernel, initrd, disk and root, the directory that the disk was made of; kept until this directory's files change
-#   wheels/ what the project depends on, for the machine's Python; kept until pyproject.toml changes
 #   venv/   the project as it is now, installed by the machine's Python; made anew every time
 #
 # `rm -r build/vm` makes all of it anew, of the packages that Debian has then.
@@ -12,7 +11,8 @@ PATH="$PATH:/usr/sbin:/sbin"
 
 # What is to be there: Essential is what every Debian has; the rest is for tests.
 packages="usr-is-merged apt passwd mount e2fsprogs systemd systemd-sysv udev dbus kmod procps
-    python3 python3-venv iproute2 iputils-ping nftables conntrack tcpdump ifupdown ifenslave wireguard-tools"
+    python3 python3-venv iproute2 iputils-ping nftables conntrack tcpdump ifupdown ifenslave wireguard-tools
+    isc-dhcp-client dnsmasq-base network-manager prometheus"
 # Only for building: fakeroot gives files their owners, busybox is the initrd.
 builders="fakeroot busybox-static"
 # The kernel for virtual machines: it has all that is tested, in a quarter of the size of the other one.
@@ -91,24 +91,5 @@ key=$(cat packaging/vm/* | cksum)
 
 # --- The project in it ------------------------------------------------------------------------------------------
 
-pip() {
-    .venv/bin/python -m pip --quiet --disable-pip-version-check "$@" || die "pip $1 failed; see above."
-}
-
-rm -rf build/vm/project
-pip wheel --no-deps --wheel-dir build/vm/project .
-testers="pytest pytest-timeout pytest-xdist"
-key="$testers $(cksum <pyproject.toml) $(.venv/bin/python -VV)"
-if [ "$(cat build/vm/wheels/.key 2>/dev/null)" != "$key" ]; then
-    echo "Downloading what the project depends on"
-    rm -rf build/vm/wheels build/vm/any
-    # shellcheck disable=SC2086 # names are split into words on purpose; so below
-    # Built here first: what is published as source only. Then for the machine's Python, whichever is ours.
-    pip wheel --wheel-dir build/vm/any build/vm/project/*.whl $testers
-    pip download --dest build/vm/wheels --find-links build/vm/any --only-binary :all: --python-version 3.11 \
-        --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 build/vm/project/*.whl $testers
-    rm -r build/vm/any build/vm/wheels/mlbd-*.whl
-    echo "$key" >build/vm/wheels/.key
-fi
 echo "Installing the project in the machine"
 sandbox packaging/vm/venv.sh build/vm

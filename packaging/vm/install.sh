@@ -35,6 +35,7 @@ chmod 755 /usr/sbin/policy-rc.d
 dpkg --unpack --force-depends --force-unsafe-io \
     --path-exclude='/usr/share/locale/*' --path-exclude='/usr/share/doc/*' /tmp/new/debs/*.deb
 dpkg --configure --force-depends base-passwd base-files passwd # users and directories that all others take for granted
+useradd --system --home-dir /var/lib/prometheus prometheus # its package would by chfn(1), which needs more rights
 dpkg --configure --pending
 rm /usr/sbin/policy-rc.d
 
@@ -45,6 +46,8 @@ release=$(ls /lib/modules)
 depmod "$release"
 cp /tmp/here/mlbd-tests.service /etc/systemd/system/
 systemctl enable mlbd-tests.service
+# Tests start them.
+systemctl disable NetworkManager.service NetworkManager-dispatcher.service NetworkManager-wait-online.service prometheus.service
 # The terminal is the log; what wakes up by itself makes tests slow.
 systemctl mask serial-getty@ttyS0.service getty@tty1.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-tmpfiles-clean.timer

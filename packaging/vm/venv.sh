@@ -8,8 +8,8 @@ root=$vm/base/root
 rm -rf "$vm/venv"
 mkdir -p "$vm/venv" "$root/opt/mlbd" "$root/tmp/wheels" "$root/tmp/project"
 mount --bind "$vm/venv" "$root/opt/mlbd"
-mount --bind "$vm/wheels" "$root/tmp/wheels"
-mount --bind "$vm/project" "$root/tmp/project"
+mount --bind build/wheels "$root/tmp/wheels"
+mount --bind build/project "$root/tmp/project"
 inside sh -eu <<'SCRIPT'
 python3 -m venv /opt/mlbd
 /opt/mlbd/bin/pip install --quiet --disable-pip-version-check --root-user-action ignore --no-index \

@@ -7,6 +7,8 @@ second one, a tar archive that the machine unpacks into its root before it start
     status   pytest's exit status; then the machine is off
     journal  systemd's journal, if tests failed
 
+Without arguments it then boots once more, as a router, for the tests in tests/vm/boot; so it does for `tests/vm/boot`.
+
 Emulated, never accelerated (KVM): that works everywhere, also where /dev/kvm is there and of no use, and it is equally
 slow everywhere. To be run in the sandbox, with which the emulator ends, whatever ends us.
 """
@@ -28,27 +30,57 @@ from mlbd.lab import sandbox
 
 _ROOT = Path(__file__).parents[2]
 _VM = _ROOT / "build/vm"
-_TAKEN_ALONG = ("tests", "etc", "packaging", "pyproject.toml")
+_TAKEN_ALONG = ("tests", "etc", "packaging", "docs", "pyproject.toml")
 
 BOOT_LIMIT = 180.0
 """Seconds until tests begin; 35 on two quiet cores."""
 LIMIT = 900.0
 """Seconds for everything."""
 
+CABLES = 3
+"""Of the machine, each with a network card at both ends: the router's, and that of whoever is connected."""
+_BOOT = "tests/vm/boot"
+
 _RUN = """#!/bin/sh
 cd /srv/mlbd || exit 1
 export MLBD_MACHINE=1 {private}=1
-echo "Testing in Linux $(uname -r) with $(systemctl --version | head -n 1), up for $(cut -d . -f 1 /proc/uptime) s"
-python -m pytest -o testpaths=tests/vm -n 3 --dist loadfile --no-loadscope-reorder {arguments}
-status=$?
-if [ $status = 1 ]; then
-    echo "Once more what has failed, alone: three at a time have little of an emulated processor"
-    python -m pytest -o testpaths=tests/vm --last-failed --last-failed-no-failures none {arguments}
-    status=$?
+
+end() {{
+    [ $1 = 0 ] || journalctl -b -o short-monotonic >/dev/virtio-ports/journal
+    echo $1 >/dev/virtio-ports/status
+    systemctl --force --force poweroff >/dev/null 2>&1
+    exit
+}}
+
+if [ -e /srv/status ]; then
+    echo "Testing after a boot as a router, up for $(cut -d . -f 1 /proc/uptime) s"
+    python -m pytest {boot}
+    end $(($? + $(cat /srv/status)))
+elif [ -e /srv/begun ]; then
+    echo "The kernel panicked; its console says why"
+    end 1
 fi
+touch /srv/begun
+sync
+status=0
+if [ "{first}" = yes ]; then
+    echo "Testing in Linux $(uname -r) with $(systemctl --version | head -n 1), up for $(cut -d . -f 1 /proc/uptime) s"
+    # A fixture may wait for its turn for long.
+    export PYTEST_ADDOPTS="-o testpaths=tests/vm -o timeout_func_only=true --ignore {boot}"
+    python -m pytest -n 3 --dist loadfile --no-loadscope-reorder {arguments}
+    status=$?
+    if [ $status = 1 ]; then
+        echo "Once more what has failed, alone: three at a time have little of an emulated processor"
+        python -m pytest --last-failed --last-failed-no-failures none {arguments}
+        status=$?
+    fi
+fi
+[ "{second}" = yes ] || end $status
+python -m tests.vm.boot.prepare || end 1
 [ $status = 0 ] || journalctl -b -o short-monotonic >/dev/virtio-ports/journal
-echo $status >/dev/virtio-ports/status
-systemctl --force --force poweroff >/dev/null 2>&1
+echo $status >/srv/status
+sync
+systemctl reboot
 """
 
 
@@ -98,9 +130,18 @@ def _show(qemu: subprocess.Popen[bytes]) -> None:
 
 def _pack(archive: Path, arguments: Sequence[str]) -> None:
     """Write the second disk."""
-    script = _RUN.format(arguments=shlex.join(arguments), private=sandbox.MARKER).encode()
+    boot_only = [*arguments[:1]] == [_BOOT]
+    script = _RUN.format(
+        arguments=shlex.join(arguments),
+        private=sandbox.MARKER,
+        boot=_BOOT,
+        first="no" if boot_only else "yes",
+        second="yes" if boot_only or not arguments else "no",
+    ).encode()
     with tarfile.open(archive, "w") as tar:
         tar.add(_VM / "venv", "opt/mlbd", filter=_as_root)
+        for package in _VM.parent.glob("mlbd_*.deb"):
+            tar.add(package, "srv/mlbd/mlbd.deb", filter=_as_root)
         for name in _TAKEN_ALONG:
             tar.add(_ROOT / name, f"srv/mlbd/{name}", filter=_as_root)
         entry = tarfile.TarInfo("srv/mlbd/run")
@@ -119,18 +160,27 @@ def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 def _command(results: Path) -> list[str]:
     base = _VM / "base"
     command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "Nehalem", "-smp", "2", "-m", "1024"]
-    command += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{results / 'console.log'}"]
-    # Without colours. A panic is the end (-1: reboot at once, which -no-reboot makes an end). What protects against
-    # real processors only costs time here, half of that of a boot.
+    command += ["-nodefaults", "-display", "none", "-serial", f"file:{results / 'console.log'}"]
+    # Without colours. After a panic it boots at once (-1), to tell. What protects against real processors only costs
+    # time here, half of that of a boot.
     options = "console=ttyS0 root=/dev/vda rw panic=-1 mitigations=off SYSTEMD_COLORS=0 TERM=dumb"
     command += ["-kernel", str(base / "kernel"), "-initrd", str(base / "initrd"), "-append", options]
     command += ["-drive", f"if=virtio,format=raw,snapshot=on,file={base / 'disk'}"]
     command += ["-drive", f"if=virtio,format=raw,readonly=on,file={_VM / 'second-disk.tar'}"]
+    for cable in range(1, CABLES + 1):
+        for end in (1, 2):
+            command += ["-netdev", f"hubport,id=n{cable}{end},hubid={cable}"]
+            command += ["-device", f"virtio-net-pci,netdev=n{cable}{end},mac={mac(cable, end)},romfile="]
     command += ["-device", "virtio-serial"]
     # Not `stdio`: the end of our input would close it.
     for port, path in (("output", "/dev/stdout"), *((name, str(results / name)) for name in ("status", "journal"))):
         command += ["-chardev", f"file,id={port},path={path}", "-device", f"virtserialport,chardev={port},name={port}"]
     return command
+
+
+def mac(cable: int, end: int) -> str:
+    """Of the card at the end, 1 or 2, of a cable, from 1."""
+    return f"52:54:00:00:{cable:02x}:{end:02x}"
 
 
 def main() -> int:
