@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from mlbd.cli import DEFAULT_CONFIG
 from mlbd.config import ConfigError, parse, values
 from mlbd.config.problems import Problem, Unfit
 from mlbd.core.draft import Draft, draft
@@ -93,7 +94,8 @@ def create(file: Path, data: bytes) -> None:
 def _next(made: Draft, file: Path) -> str:
     if not made.uplinks:
         return "name your uplinks in it."
-    return f"uplinks {', '.join(made.uplinks)}. Look at it, then `mlbd check {file}` and `mlbd plan -c {file}`."
+    named = "" if file.absolute() == DEFAULT_CONFIG else f" -c {file}"
+    return f"uplinks {', '.join(made.uplinks)}. Look at it, then `mlbd check{named}` and `mlbd plan{named}`."
 
 
 def _exists(file: Path | None) -> str:

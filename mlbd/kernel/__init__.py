@@ -11,6 +11,7 @@
       lookup             where a packet would go, and the connections there are
     Watch                says that something happened
     CarrierReader        reads carriers now
+    survey               what `mlbd init` makes a configuration of
 
 Everything but `cut`, `abandon` and `connections` is done on the thread of the event loop: the kernel answers within the
 system call, so a thread would add its own latency to a failover and nothing else.

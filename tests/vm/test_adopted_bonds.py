@@ -13,6 +13,7 @@ from typing import Any
 from mlbd.lab.daemon import Daemon
 from mlbd.lab.namespaces import ip_here
 from tests.vm.pair import PATIENCE, Pair, lost_between, member, wait_until, wait_usable
+from tests.vm.system import first_namespace
 
 EXAMPLE = (Path(__file__).parents[2] / "etc/examples/bond.toml").read_text()
 PACE = '\n[probe]\ninterval = "300ms"\n'
@@ -172,7 +173,7 @@ def test_networkd(bonding: None) -> None:
     """A bond of systemd-networkd's is taken over; its restart does no harm, nor does what it does to a member that mlbd
     has made inactive.
     """
-    with BesideSystemd() as net:
+    with first_namespace(), BesideSystemd() as net:
         net.bridge("b", "192.168.1.1/24")
         with networkd(net), taken_over(net) as daemon:
             systemctl("restart", "systemd-networkd")
