@@ -6,7 +6,7 @@ SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
 
 # Faults at every operation, a random walk, bad input, lines that flap, other programs; see docs/decisions/worst-days.md.
 WORST := tests/faults tests/chaos tests/fuzz tests/health/test_trust.py tests/health/test_false_alarms.py \
-	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py)
+	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py) tests/packaging/test_prometheus.py
 
 .PHONY: help setup demo test test-worst test-vm deb check bench fuzz chaos clean
 .DEFAULT_GOAL := help

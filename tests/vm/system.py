@@ -31,6 +31,14 @@ def first_namespace() -> Iterator[None]:
 class Router(Network):
     """Its place `router` is the machine's first namespace."""
 
+    def close(self) -> None:
+        """Its interfaces go now: with the namespaces of their peers they would go a little later."""
+        there = {link["ifname"] for link in json.loads(run("ip", "-j", "link"))}
+        ours = ("lan1", *(uplink.interface for uplink in self.uplinks))
+        for name in (name for name in ours if name in there):
+            run("ip", "link", "del", name)
+        super().close()
+
     def _add(self, names: Iterable[str]) -> None:
         added = [*names]
         if "router" in added:
@@ -84,7 +92,7 @@ def installed() -> Iterator[None]:
         yield
     finally:
         run("systemctl", "disable", "--quiet", "--now", "mlbd")
-        subprocess.run(["systemctl", "reset-failed", "mlbd"], check=False)
+        subprocess.run(["systemctl", "reset-failed", "mlbd"], check=False, capture_output=True)
         run("mlbd", "release")
         CONFIG.unlink(missing_ok=True)
 
