@@ -31,6 +31,10 @@ def first_namespace() -> Iterator[None]:
 class Router(Network):
     """Its place `router` is the machine's first namespace."""
 
+    def __init__(self, uplinks: int, *, interfaces: Sequence[str], default_routes: bool = True) -> None:
+        """As a `Network`. Without reverse path filters: namespaces that other tests make inherit what is set here."""
+        super().__init__(uplinks, interfaces=interfaces, default_routes=default_routes, rp_filter=0)
+
     def close(self) -> None:
         """Its interfaces go now: with the namespaces of their peers they would go a little later."""
         there = {link["ifname"] for link in json.loads(run("ip", "-j", "link"))}
@@ -95,6 +99,16 @@ def installed() -> Iterator[None]:
         subprocess.run(["systemctl", "reset-failed", "mlbd"], check=False, capture_output=True)
         run("mlbd", "release")
         CONFIG.unlink(missing_ok=True)
+
+
+@contextmanager
+def without_package() -> Iterator[None]:
+    """As `installed` might have left it, it is purged; so it is afterwards."""
+    run("dpkg", "--purge", "mlbd")
+    try:
+        yield
+    finally:
+        run("dpkg", "--purge", "mlbd")
 
 
 def apt(*arguments: str) -> str:

@@ -12,7 +12,15 @@ import pytest
 from mlbd.core.facts import PortFacts
 from mlbd.core.state import Address, KernelState, Object, Port, Saved, Sysctl, Teql
 from mlbd.kernel import LinuxKernel, Watch
+from tests.vm import system
 from tests.vm.subject import PROTOCOL, Subject, ip, links
+
+
+@pytest.fixture(scope="module", autouse=True)
+def turn() -> Iterator[None]:
+    """The service of other tests would take these devices for its own. Before `teql`, as everywhere: or both wait."""
+    with system.first_namespace():
+        yield
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from mlbd.lab.stream import UdpStream
 from mlbd.lab.traffic import connect_many
 from tests.vm.pair import PATIENCE
-from tests.vm.system import CONFIG, PACKAGE, Router, apt, first_namespace, run, show, tables, wait_text
+from tests.vm.system import CONFIG, PACKAGE, Router, apt, first_namespace, run, show, tables, wait_text, without_package
 
 UPLINKS = ("fiber", "lte")
 _CHANGES = (
@@ -27,7 +27,7 @@ _CHANGES = (
 def net() -> Iterator[Router]:
     with ExitStack() as stack:
         stack.enter_context(first_namespace())
-        run("dpkg", "--purge", "mlbd")
+        stack.enter_context(without_package())
         yield stack.enter_context(Router(2, interfaces=UPLINKS))
 
 

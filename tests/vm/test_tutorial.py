@@ -20,7 +20,7 @@ import pytest
 from mlbd.lab.namespaces import LabError, ip_each
 from mlbd.lab.traffic import TcpConversation, connect_many
 from tests.vm.pair import PATIENCE
-from tests.vm.system import CONFIG, PACKAGE, Router, first_namespace, run, wait_until
+from tests.vm.system import CONFIG, PACKAGE, Router, first_namespace, run, wait_until, without_package
 
 TUTORIAL = Path(__file__).parents[2] / "docs/tutorial.md"
 UPLINKS = ("eth1", "eth2")
@@ -221,7 +221,7 @@ class Hands:
 
 @pytest.fixture(scope="module")
 def router() -> Iterator[Router]:
-    with first_namespace(), Router(2, interfaces=UPLINKS, default_routes=False) as net, bare(net):
+    with first_namespace(), without_package(), Router(2, interfaces=UPLINKS, default_routes=False) as net, bare(net):
         yield net
 
 
