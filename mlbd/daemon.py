@@ -55,7 +55,6 @@ class Daemon:
         self.settings = settings
         self.started = time.time()
         self.warnings: tuple[str, ...] = ()
-        self._failing: tuple[str, ...] = ()
         self._kernel = kernel
         self._log = log
         self._metrics = Metrics(self.status, self._connections)
@@ -312,13 +311,8 @@ class Daemon:
             self._metrics.failover(took)
 
     def cycle(self, cycle: CycleStatus, changes: Sequence[Change]) -> None:
-        before = self._failing
         self._metrics.cycle(cycle, changes)
-        self._failing = cycle.errors
-        if cycle.errors and cycle.errors != before:
-            self._log.error("the kernel refused changes; trying again", errors=list(cycle.errors))
-        elif before and not cycle.errors:
-            self._log.info("the kernel agrees again")
+        self._log.refused(cycle.errors, time.monotonic())
 
     def repaired(self, changes: Sequence[Change], by: Collection[str]) -> None:
         self._metrics.repaired(changes)

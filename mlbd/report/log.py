@@ -24,7 +24,8 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _NOTICE = 5
 """syslog(3) has a level between info and warning for what is normal but significant: an uplink is back."""
 _NOTICED = ("uplink_up", "member_up")
-
+PASSING = 3.0
+"""Seconds for which what the kernel refuses is only a warning: addresses and interfaces come and go."""
 
 _BAD = ("uplink_down", "uplink_degraded", "member_down")
 
@@ -42,6 +43,8 @@ class Log:
             renderers = [_line]
         else:
             renderers = [structlog.processors.TimeStamper(fmt="iso", utc=True), _arranged, _JSON]
+        self._refused_since: float | None = None
+        self._refused: tuple[str, tuple[str, ...]] | None = None
         self._logger = structlog.wrap_logger(
             structlog.PrintLogger(out),
             processors=[structlog.processors.add_log_level, *renderers],
@@ -76,6 +79,23 @@ class Log:
         }
         write = self.warning if transition.event in _BAD else self.info
         write(transition.event, **fields)
+
+    def refused(self, errors: tuple[str, ...], now: float) -> None:
+        """What the kernel did not allow in a cycle that ended at `now`, in seconds; tells what is new of that."""
+        if not errors:
+            if self._refused:
+                self.info("the kernel agrees again")
+            self._refused_since = self._refused = None
+            return
+        if self._refused_since is None:
+            self._refused_since = now
+        level = "error" if now - self._refused_since >= PASSING else "warning"
+        if (level, errors) != self._refused:
+            self._refused = level, errors
+            if level == "error":
+                self.error("the kernel refused changes; trying again", errors=list(errors))
+            else:
+                self.warning("the kernel refused changes; trying again", errors=list(errors))
 
 
 class _FromLogging(logging.Handler):

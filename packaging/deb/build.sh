@@ -57,7 +57,6 @@ cp -r README.md docs etc/mlbd.toml etc/examples $doc/
 put packaging/deb/copyright usr/share/doc/mlbd/copyright
 gzip -9n <docs/changelog.md >$doc/changelog.gz
 for directory in prometheus grafana; do
-    [ -d packaging/$directory ] || continue
     mkdir -p $root/usr/share/mlbd
     cp -r packaging/$directory $root/usr/share/mlbd/
 done

@@ -54,7 +54,7 @@ def written() -> dict[str, set[str]]:
     Log(stream).transition(DOWN, None)
     common = set(json.loads(stream.getvalue())) - {"timestamp", "level", "event", "uplink"}
     found = {kind: common | ({"uplink"} if "uplink" in kind else {"bundle", "interface"}) for kind in get_args(Event)}
-    for name in ("daemon.py", "hooks/__init__.py"):
+    for name in ("daemon.py", "hooks/__init__.py", "report/log.py"):
         for call in ast.walk(ast.parse((ROOT / "mlbd" / name).read_text())):
             match call:
                 case ast.Call(func=ast.Attribute(attr="info" | "warning" | "error"), args=[ast.Constant(str(kind))]):

@@ -69,6 +69,17 @@ def test_on_a_terminal() -> None:
     ]
 
 
+def test_refusals() -> None:
+    """What the kernel refuses is told once as a warning, once more as an error when it lasts, and that it is over."""
+    stream = io.StringIO()
+    log = Log(stream)
+    for now, errors in enumerate(("", "a", "a", "ab", "ab", "ab", "ab", "", "", "a")):
+        log.refused(tuple(errors), float(now))
+    assert [(r["level"], r.get("errors")) for r in records(stream)] == [
+        ("warning", ["a"]), ("warning", ["a", "b"]), ("error", ["a", "b"]), ("info", None), ("warning", ["a"]),
+    ]  # fmt: skip
+
+
 def test_standard_logging_joins_in() -> None:
     """Warnings and exceptions of the standard library's logging become records of the same form, once each."""
     stream = io.StringIO()
@@ -179,15 +190,16 @@ def test_journald_that_does_not_listen(tmp_path: Path) -> None:
         assert fields(journald.recv(65536)) == {"MESSAGE": "x" * 16384}
 
 
+SPEAKERS = ("daemon.py", "hooks/__init__.py", "report/log.py")
+
+
 def _kinds(source: str) -> set[str]:
-    """Texts that the program hands to info, warning and error of something called log or _log."""
+    """Texts that the program hands to info, warning and error of a log."""
     return {
         call.args[0].value
         for call in ast.walk(ast.parse(source))
         if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Attribute)
-        and call.func.attr in ("info", "warning", "error")
-        and ast.unparse(call.func.value).split(".")[-1] in ("log", "_log")
+        and re.search(r"(^|\.)(_?log\.|self\.)(info|warning|error)$", ast.unparse(call.func))
         and call.args
         and isinstance(call.args[0], ast.Constant)
         and isinstance(call.args[0].value, str)
@@ -196,7 +208,7 @@ def _kinds(source: str) -> set[str]:
 
 def test_every_kind_has_its_message_id() -> None:
     """Each kind of record that the daemon writes has a MESSAGE_ID, all different and of the form systemd wants."""
-    said = {kind for path in ("daemon.py", "hooks/__init__.py") for kind in _kinds((ROOT / path).read_text())}
+    said = {kind for path in SPEAKERS for kind in _kinds((ROOT / path).read_text())}
     said |= set(get_args(Event))
     assert said == set(MESSAGE_IDS)
     assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -56,8 +57,9 @@ def kernel() -> list[str]:
 
 
 def newer(version: str) -> Path:
-    """The same package with a higher version, and a hook directory's worth of difference: none."""
+    """The same package with a higher version."""
     tree = Path("/run/newer")
+    shutil.rmtree(tree, ignore_errors=True)
     run("dpkg-deb", "-R", str(PACKAGE), str(tree))
     control = tree / "DEBIAN/control"
     lines = control.read_text().splitlines()
@@ -67,6 +69,7 @@ def newer(version: str) -> Path:
     return built
 
 
+@pytest.mark.timeout(400)
 def test_comes_and_goes(net: Router) -> None:
     """From installing to purging, as its user has it: nothing starts by itself; `mlbd init` writes a file that works;
     an upgrade loses no packet and keeps what was edited; removing it takes everything out of the kernel; purging leaves
