@@ -48,18 +48,18 @@ def test_default_routes() -> None:
 def test_interfaces() -> None:
     """Kinds, states, masters and addresses of all but `lo`, also of one that is down."""
     with veth_pairs():
-        run("ip link add br0 type bridge", "ip link set far1 master br0", "ip tuntap add t0 mode tun")
-        run("ip address add 10.8.0.1 peer 10.8.0.9 dev t0")
+        run("ip link add br0 type bridge", "ip link set far1 master br0", "ip link add br1 type bridge")
+        run("ip address add 10.8.0.1 peer 10.8.0.9 dev br1")
         found = {each.name: each for each in look().interfaces}
     assert "lo" not in found
-    assert [(found[name].kind, found[name].master) for name in ("br0", "far1", K1, "t0")] == [
+    assert [(found[name].kind, found[name].master) for name in ("br0", "far1", K1, "br1")] == [
         ("bridge", ""),
         ("veth", "br0"),
         ("veth", ""),
-        ("tun", ""),
+        ("bridge", ""),
     ]
     assert found[K1].facts.addresses == ("10.9.1.2/24", "2001:db8:1::2/64")
-    assert (found["t0"].facts.up, found["t0"].facts.peer, found[K1].facts.up) == (False, "10.8.0.9", True)
+    assert (found["br1"].facts.up, found["br1"].facts.peer, found[K1].facts.up) == (False, "10.8.0.9", True)
 
 
 @pytest.mark.parametrize(("scene", "bundle", "mode"), [("backup", "bond0", 1), ("lacp", "bond0", 4)])
