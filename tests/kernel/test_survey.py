@@ -11,6 +11,7 @@ from mlbd.core.state import Hop
 from mlbd.core.survey import DefaultRoute, Survey
 from mlbd.kernel import links
 from mlbd.kernel.survey import interfaces, survey
+from mlbd.lab import tun
 from tests.kernel.contract import K1, K2, K3
 from tests.kernel.namespace import run, veth_pairs
 from tests.kernel.objects import PROTOCOL, TABLE_BASE
@@ -46,20 +47,29 @@ def test_default_routes() -> None:
 
 
 def test_interfaces() -> None:
-    """Kinds, states, masters and addresses of all but `lo`, also of one that is down."""
+    """Kinds, masters and addresses of all but `lo`, also of one that is down."""
     with veth_pairs():
-        run("ip link add br0 type bridge", "ip link set far1 master br0", "ip link add br1 type bridge")
-        run("ip address add 10.8.0.1 peer 10.8.0.9 dev br1")
+        run("ip link add br0 type bridge", "ip link set far1 master br0")
         found = {each.name: each for each in look().interfaces}
     assert "lo" not in found
-    assert [(found[name].kind, found[name].master) for name in ("br0", "far1", K1, "br1")] == [
+    assert [(found[name].kind, found[name].master) for name in ("br0", "far1", K1)] == [
         ("bridge", ""),
         ("veth", "br0"),
         ("veth", ""),
-        ("bridge", ""),
     ]
     assert found[K1].facts.addresses == ("10.9.1.2/24", "2001:db8:1::2/64")
-    assert (found["br1"].facts.up, found["br1"].facts.peer, found[K1].facts.up) == (False, "10.8.0.9", True)
+    assert (found["br0"].facts.up, found[K1].facts.up) == (False, True)
+
+
+@pytest.mark.skipif(bool(tun.unavailable()), reason=tun.unavailable())
+def test_point_to_point() -> None:
+    """The address at the far end of a line that has one."""
+    run("ip tuntap add t0 mode tun", "ip address add 10.8.0.1 peer 10.8.0.9 dev t0")
+    try:
+        found = {each.name: each for each in look().interfaces}["t0"]
+        assert (found.kind, found.facts.point_to_point, found.facts.peer) == ("tun", True, "10.8.0.9")
+    finally:
+        run("ip link del t0")
 
 
 @pytest.mark.parametrize(("scene", "bundle", "mode"), [("backup", "bond0", 1), ("lacp", "bond0", 4)])
