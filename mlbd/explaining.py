@@ -10,8 +10,10 @@ import asyncio
 import ipaddress
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.control import Refused
 from mlbd.core.decision import Decision
@@ -62,8 +64,7 @@ class Lookups(Protocol):
     ) -> Sequence[Connection]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Explainer:
+class Explainer(Struct, frozen=True):
     """Answers by what is in force at one moment."""
 
     kernel: Lookups

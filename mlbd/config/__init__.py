@@ -22,8 +22,9 @@ from __future__ import annotations
 import codecs
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from mlbd.config.check import check
 from mlbd.config.lines import locate
@@ -41,8 +42,7 @@ _LONGEST_LINE = 1000
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A usable configuration."""
 
     settings: Settings

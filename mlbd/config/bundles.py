@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
+
+from msgspec.structs import replace
 
 from mlbd.config.check import Checked
 from mlbd.config.policies import which

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
+from msgspec import Struct
 
 from mlbd.config import values
 from mlbd.config.keys import Absent, Key, Table
@@ -18,8 +18,7 @@ _WRONG = object()
 _INNER = re.compile(r"at `\$\[([0-9]+)\]`$")
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(Struct, frozen=True):
     """One table of the file: what its keys mean, as far as they are right."""
 
     table: Table

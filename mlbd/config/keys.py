@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 
 class Absent(Enum):
@@ -22,8 +21,7 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Key(Struct, frozen=True, kw_only=True):
     name: str
     type: Any
     """What `msgspec.convert` accepts; of one element, or one value, if the key holds several."""
@@ -45,8 +43,7 @@ class Key:
     """What is in an element that is a table; its meaning then is `mlbd.config.check.Checked`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(Struct, frozen=True, kw_only=True):
     name: str
     many: bool
     """Written `[[name]]`, once for each of them."""

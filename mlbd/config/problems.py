@@ -12,8 +12,9 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from mlbd.config.lines import Place
 
@@ -24,8 +25,7 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 _LONGEST = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     file: str
     line: int | None
     """Counted from 1; None where no line is to blame."""

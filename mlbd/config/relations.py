@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from ipaddress import ip_network
 from itertools import chain
+
+from msgspec.structs import replace
 
 from mlbd.config.bundles import bonds, by_name, check_bundles, ports, teqls
 from mlbd.config.check import Checked

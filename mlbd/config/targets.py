@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mlbd.config.problems import Unfit, nearest
 from mlbd.config.values import unsuitable, without_zone
@@ -36,8 +37,7 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 """What no name ends in, so that a mistyped IPv4 address is not taken for one (https://url.spec.whatwg.org)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Host:
+class _Host(Struct, frozen=True):
     text: str
     address: str | None = None
     family: Family | None = None

@@ -18,9 +18,10 @@ is by kind of bundle:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from math import ceil, inf
 from typing import Literal
+
+from msgspec.structs import replace
 
 from mlbd.core.decision import Standing
 from mlbd.core.facts import InterfaceFacts

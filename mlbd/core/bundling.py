@@ -8,7 +8,8 @@ it, and left alone if somebody else did.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mlbd.core.bundles import by_trial, member_name, out_is
 from mlbd.core.decision import Standing

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.core.match import Box
 from mlbd.core.ranges import Ranges, address_text, prefixes, ranges
@@ -36,8 +38,7 @@ Cells = list[tuple[str, tuple[int, ...]]]
 """nftables' words for a piece of a field's values, and the positions of the rules that match there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     box: Box
     verdict: str
     """An nftables statement."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.reach import Gateways
@@ -12,8 +13,7 @@ from mlbd.core.settings import FAMILIES, Family, Policy, Settings
 from mlbd.core.shares import Weights, slots
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """What deciding needs to know of an uplink."""
 
     usable: bool
@@ -39,8 +39,7 @@ class View:
         return self.routes[0 if family == 4 else 1]
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What deciding needs to know of a member of a bundle."""
 
     facts: InterfaceFacts | None
@@ -49,8 +48,7 @@ class Standing:
     """It is not to be used, and another one is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(Struct, frozen=True):
     """What one policy does with new connections of one family."""
 
     weights: Weights = ()
@@ -67,8 +65,7 @@ class Pick:
         return slots(self.weights, self.chosen) if self.chosen else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     views: Mapping[str, View]
     picks: Mapping[tuple[str, Family], Pick]
     dead: frozenset[str]

@@ -9,7 +9,8 @@ table with a route so wide that hardly any address is left; routes that others p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mlbd.core import ranges
 from mlbd.core.facts import WideRoute
@@ -29,8 +30,7 @@ _WORLD: dict[Family, ranges.Ranges] = {4: ranges.every(32), 6: (ranges.of_prefix
 """The addresses that matter on the way out: of IPv6 the global unicast ones (RFC 4291); `::/1` is all of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Reach:
+class _Reach(Struct, frozen=True):
     """How much of a family's traffic the wide routes of a table take, and where."""
 
     whole: bool

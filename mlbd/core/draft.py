@@ -7,8 +7,9 @@ the "#" is taken away; "# " is for the reader.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+
+from msgspec import Struct
 
 from mlbd.core.settings import BOND_MODES, TRANSMIT_HASHES
 from mlbd.core.survey import (
@@ -45,8 +46,7 @@ _LEAST_MONITORED = 10
 """Milliseconds; the configuration takes no shorter interval."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     text: str
     uplinks: tuple[str, ...]
     """Their names; without any, the text is a template that has to be completed."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.core import prefixes, ranges, sharing
 from mlbd.core.decision import Decision
@@ -28,16 +30,14 @@ from mlbd.core.steering import pins
 LOCAL_TABLE = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(Struct, frozen=True):
     """A rule that matches but does not decide, since its uplink is not usable."""
 
     rule: str
     uplink: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     """What becomes of a new connection, as far as it is ours to route."""
 
     rule: str | None = None
@@ -55,8 +55,7 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(Struct, frozen=True, kw_only=True):
     uplink: str
     share: float
     gateway: str | None
@@ -67,8 +66,7 @@ class Candidate:
     """Why the kernel has no route; "" if it has one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Struct, frozen=True, kw_only=True):
     """The answer; its fields are the keys of `mlbd explain --json`."""
 
     asked: Question

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mlbd.core.settings import Family
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(Struct, frozen=True):
     """A next hop that somebody else's default route names. `address` None: the device is enough (point-to-point)."""
 
     address: str | None
@@ -21,8 +20,7 @@ def told(gateway: Gateway | None) -> str | None:
     return None if gateway is None else gateway.address or "none"
 
 
-@dataclass(frozen=True, slots=True)
-class WideRoute:
+class WideRoute(Struct, frozen=True):
     """Somebody else's route to at least half of all addresses, in any table that is not ours."""
 
     family: Family
@@ -33,8 +31,7 @@ class WideRoute:
     """"" for one that leads to no device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortFacts:
+class PortFacts(Struct, frozen=True, kw_only=True):
     """What an interface is to the bundle that it is a member of."""
 
     bundle: str = ""
@@ -50,8 +47,7 @@ class PortFacts:
     merely the backup."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InterfaceFacts:
+class InterfaceFacts(Struct, frozen=True, kw_only=True):
     """One interface that exists. An interface that does not exist has no facts."""
 
     name: str

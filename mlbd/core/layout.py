@@ -14,7 +14,8 @@ at 32766 and wg-quick's 32764).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mlbd.core.settings import MAX_UPLINK_ID, Daemon, Settings
 from mlbd.core.state import Chain, KernelState
@@ -28,8 +29,7 @@ FACT = "fact"
 ARRIVE = "arrive"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Struct, frozen=True):
     mask: int
     table_base: int
     rule_priority: int
@@ -112,8 +112,7 @@ class Layout:
         return self.rule_priority + 9990
 
 
-@dataclass(frozen=True, slots=True)
-class Identities:
+class Identities(Struct, frozen=True):
     """Codes by name. A name keeps its code over reloads and restarts, however the file is ordered."""
 
     uplinks: Mapping[str, int]

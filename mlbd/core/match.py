@@ -8,8 +8,10 @@ are all made from boxes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.core import ranges
 from mlbd.core.ranges import Ranges
@@ -23,8 +25,7 @@ WITH_PORTS = (TCP, UDP, 33, 132, 136)
 """TCP, UDP, DCCP, SCTP and UDP-Lite: what nftables' `th dport` reads."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packet:
+class Packet(Struct, frozen=True, kw_only=True):
     """The first of a connection."""
 
     family: Family
@@ -38,8 +39,7 @@ class Packet:
     mark: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class Box(Struct, frozen=True, kw_only=True):
     """The conditions of one rule in one family; None: any."""
 
     source: Ranges | None = None

@@ -8,9 +8,10 @@ one transaction between PREPARE and the replacement of routes, because the kerne
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Literal
+
+from msgspec import Struct
 
 from mlbd.core.state import (
     Address,
@@ -38,8 +39,7 @@ class Phase(IntEnum):
 Action = Literal["add", "replace", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One step. `old` is None when adding, `new` when deleting."""
 
     old: Object | None
@@ -140,8 +140,7 @@ ASIDE = frozenset({"sysctl", "saved", "bond", "teql", "port", "address"})
 """Kinds of changes without which packets are steered as they should be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stages:
+class Stages(Struct, frozen=True):
     """A plan in parts. Each depends on those before it."""
 
     saving: list[Change]

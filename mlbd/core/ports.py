@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from mlbd.core.facts import InterfaceFacts, WideRoute
 from mlbd.core.plan import Change
@@ -15,8 +16,7 @@ from mlbd.core.state import KernelState, Rule
 NO_BUNDLES: Mapping[str, Collection[str]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """One full look."""
 
     state: KernelState
@@ -36,16 +36,14 @@ class Observation:
     """Seconds until a default route that facts come from runs out, of which nothing will tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApplyError:
+class ApplyError(Struct, frozen=True):
     """A change that did not happen, and the kernel's reason as one sentence."""
 
     change: Change
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """What the kernel does with a packet, ip-route(8) `get`."""
 
     table: int | None
@@ -59,8 +57,7 @@ class Way:
     """"" or the kernel's words for why not, "No route to host"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(Struct, frozen=True):
     """An entry of connection tracking, in its original direction."""
 
     family: Family

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mlbd.core import prefixes, sharing
 from mlbd.core.bundles import member_name

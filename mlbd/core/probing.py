@@ -7,8 +7,9 @@ not reported, the core knows when a reply was due. A reply may be reported arbit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from mlbd.core.settings import GATEWAY, Target
 
@@ -27,8 +28,7 @@ LOST: frozenset[FailureKind] = frozenset({"unreachable", "no-route", "refused", 
 """Failures that count as loss; with the others nothing was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """Send one probe now."""
 
     uplink: str
@@ -49,8 +49,7 @@ class Order:
     """Of the packet: it is this uplink's, also where another has the same interface, and whatever becomes of others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     uplink: str
     target: int
     round: int
@@ -58,8 +57,7 @@ class Reply:
     """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """The probe could not be sent, or something else than the wanted reply came back for it."""
 
     uplink: str

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mlbd.core.match import OWN, WITH_PORTS, Packet
 from mlbd.core.settings import Family
@@ -16,8 +17,7 @@ _PROTOCOLS: Mapping[str, tuple[int, int]] = {
 """Numbers over IPv4 and IPv6 (IANA's protocol numbers)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(Struct, frozen=True, kw_only=True):
     """The packet that is asked about, as far as it was described."""
 
     family: Family

@@ -8,7 +8,7 @@ kept from being sent (its own firewall, no buffer space) is void: it is no evide
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 _KEPT = 64
 _KEPT_FOR = 3.0
@@ -16,8 +16,7 @@ _KEPT_FOR = 3.0
 _EVIDENCE = 20
 
 
-@dataclass(slots=True, eq=False)
-class Round:
+class Round(Struct, eq=False):
     number: int
     sent: float
     due: float

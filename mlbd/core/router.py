@@ -7,8 +7,9 @@ until `deadline()`. `decide()` is the input of `mlbd.core.desired`.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from math import inf
+
+from msgspec.structs import replace
 
 from mlbd.core import sharing
 from mlbd.core.bundles import Bundles

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+
+from msgspec.structs import replace
 
 from mlbd.core import prefixes, ranges, sharing
 from mlbd.core.decision import Decision, Pick

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, get_args
+
+from msgspec import Struct, field
 
 T = TypeVar("T")
 Family = Literal[4, 6]
@@ -25,8 +26,7 @@ Kind = Literal["icmp", "neighbour", "tcp", "dns", "http"]
 dns: a query that is answered. http: a GET with the wanted status, by TLS too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """One thing a probe asks. `address` is None for the uplink's gateway, whatever that is at the moment."""
 
     text: str
@@ -50,8 +50,7 @@ class Target:
 GATEWAY = Target("gateway")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Degrade:
+class Degrade(Struct, frozen=True, kw_only=True):
     """Over the first number of a pair an uplink is degraded, under the second it is not any more; None: not asked."""
 
     loss: tuple[float, float] | None = None
@@ -62,8 +61,7 @@ class Degrade:
     """Seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Probe(Struct, frozen=True, kw_only=True):
     """How an uplink is probed."""
 
     targets: tuple[Target, ...] = (GATEWAY,)
@@ -80,8 +78,7 @@ class Probe:
     degrade: Degrade = Degrade(loss=(0.2, 0.05))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatewaySetting:
+class GatewaySetting(Struct, frozen=True, kw_only=True):
     """Where the next hop of a family comes from."""
 
     source: Literal["auto", "fixed", "none"]
@@ -92,8 +89,7 @@ class GatewaySetting:
 AUTO = GatewaySetting(source="auto")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uplink:
+class Uplink(Struct, frozen=True, kw_only=True):
     name: str
     interface: str
     gateway: GatewaySetting = AUTO
@@ -117,8 +113,7 @@ class Uplink:
         return self.gateway if family == 4 else self.gateway6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     name: str
     method: Method = "random"
     tiers: tuple[tuple[str, ...], ...]
@@ -135,8 +130,7 @@ class Policy:
         return dict(self.weights)[member]
 
 
-@dataclass(frozen=True, slots=True)
-class Selector(Generic[T]):
+class Selector(Struct, Generic[T], frozen=True):
     """One condition of a rule: among `some` (empty: anything), and not among `none`."""
 
     some: tuple[T, ...] = ()
@@ -146,8 +140,7 @@ class Selector(Generic[T]):
         return bool(self.some or self.none)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """Which new connections use what. All its conditions must hold."""
 
     name: str
@@ -184,8 +177,7 @@ TRANSMIT_HASHES: tuple[TransmitHash, ...] = get_args(TransmitHash)
 LacpRate = Literal["slow", "fast"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bond:
+class Bond(Struct, frozen=True, kw_only=True):
     """A bundle of ports that the kernel's bonding driver makes."""
 
     name: str
@@ -212,8 +204,7 @@ class Bond:
     """Its targets are `arp_targets`, where mlbd asks them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TeqlMember:
+class TeqlMember(Struct, frozen=True, kw_only=True):
     interface: str
     address: str
     """Canonical, with prefix length, `10.0.0.0/31`."""
@@ -221,8 +212,7 @@ class TeqlMember:
     """The far end's address on the same link; what is probed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Teql:
+class Teql(Struct, frozen=True, kw_only=True):
     """A bundle of links to one far end, which take packets in turn (net/sched/sch_teql.c)."""
 
     name: str
@@ -237,16 +227,14 @@ class Teql:
 Bundle = Bond | Teql
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conntrack:
+class Conntrack(Struct, frozen=True, kw_only=True):
     tcp: Literal["reset", "keep"] = "reset"
     tcp_reset_after: float = 1.0
     on_recover: Literal["keep", "flush"] = "keep"
     helpers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Daemon:
+class Daemon(Struct, frozen=True, kw_only=True):
     metrics: tuple[str, int] | None = ("127.0.0.1", 9617)
     """Address and port; None: off."""
     control: str = "/run/mlbd/control.sock"
@@ -262,8 +250,7 @@ class Daemon:
     protocol: int = 109
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     uplinks: tuple[Uplink, ...]
     policies: tuple[Policy, ...]
     """At least one; the first is what traffic takes that no rule matches."""

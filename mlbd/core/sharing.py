@@ -11,7 +11,8 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.settings import FAMILIES, Family, Uplink

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct
 
 from mlbd.core.settings import Family
 
 Key = tuple[str | int | None, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(Struct, frozen=True):
     device: str
     gateway: str | None = None
     weight: int = 1
@@ -26,8 +26,7 @@ class Hop:
     onlink: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A route in one of our tables. More than one hop: multipath, in the given order."""
 
     family: Family
@@ -44,8 +43,7 @@ class Route:
         return ("route", self.family, self.table, self.destination, self.metric)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """A routing rule that carries our protocol number. The kernel cannot replace rules, so all of it is its key."""
 
     family: Family
@@ -81,21 +79,25 @@ class Rule:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True, eq=False):
     """One nftables rule. nft lists rules normalised, so a rule is recognised by the digest in its comment."""
 
     digest: str
     """First 12 hexadecimal digits of the SHA-256 of the text; "" for a rule that is not ours."""
-    text: str = field(default="", compare=False)
+    text: str = ""
 
     @classmethod
     def of(cls, text: str) -> Statement:
         return cls(hashlib.sha256(text.encode()).hexdigest()[:12], text)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Statement) and self.digest == other.digest
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class Hook(Struct, frozen=True):
     """Where a base chain is attached. All have policy accept."""
 
     type: Literal["filter", "route", "nat"]
@@ -103,8 +105,7 @@ class Hook:
     priority: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(Struct, frozen=True):
     name: str
     hook: Hook | None = None
     statements: tuple[Statement, ...] = ()
@@ -114,8 +115,7 @@ class Chain:
         return ("chain", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class SlotMap:
+class SlotMap(Struct, frozen=True):
     """A verdict map over slot numbers: slot i goes to `slots[i]`, a chain. "" is a slot without an element."""
 
     name: str
@@ -126,8 +126,7 @@ class SlotMap:
         return ("map", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class MarkSet:
+class MarkSet(Struct, frozen=True):
     """A set of packet mark values."""
 
     name: str
@@ -138,8 +137,7 @@ class MarkSet:
         return ("set", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class AddressSet:
+class AddressSet(Struct, frozen=True):
     """A set of source addresses that packets fill (nft: `flags dynamic,timeout`). What is in it is not ours to say."""
 
     name: str
@@ -152,8 +150,7 @@ class AddressSet:
         return ("addresses", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Counter:
+class Counter(Struct, frozen=True):
     name: str
 
     @property
@@ -161,8 +158,7 @@ class Counter:
         return ("counter", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Helper:
+class Helper(Struct, frozen=True):
     """A conntrack helper object."""
 
     name: str
@@ -173,8 +169,7 @@ class Helper:
         return ("helper", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """The sysctls of a scope as they were before us, kept in the kernel beside what they belong to."""
 
     scope: str
@@ -191,8 +186,7 @@ OF_IPV6 = frozenset({"use_oif_addrs_only"})
 """Settings of an interface that are IPv6's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sysctl:
+class Sysctl(Struct, frozen=True):
     """A setting. One of an interface exists as long as the interface does."""
 
     scope: str
@@ -206,8 +200,7 @@ class Sysctl:
         return ("sysctl", self.scope, self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bond:
+class Bond(Struct, frozen=True, kw_only=True):
     """A bond's device. Of ours everything is desired; what the configuration leaves open is desired as it is.
 
     Durations are milliseconds, as the kernel has them.
@@ -237,8 +230,7 @@ class Bond:
         return ("bond", self.name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Teql:
+class Teql(Struct, frozen=True, kw_only=True):
     """A TEQL device, which its module makes; without members it can't be up (net/sched/sch_teql.c)."""
 
     name: str
@@ -251,8 +243,7 @@ class Teql:
         return ("teql", self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(Struct, frozen=True):
     """An interface that is, or was, or is to be a member of a bundle. It exists as long as the interface does."""
 
     device: str
@@ -265,8 +256,7 @@ class Port:
         return ("port", self.device)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """An IPv4 or IPv6 address of a bundle's device or of a member."""
 
     device: str

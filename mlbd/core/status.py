@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from mlbd.core.machine import Verdict
 
@@ -15,8 +16,7 @@ Event = Literal[
 member of a bundle."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetStatus:
+class TargetStatus(Struct, frozen=True, kw_only=True):
     target: str
     """As written in the configuration."""
     address: str | None
@@ -32,8 +32,7 @@ class TargetStatus:
     """Why the last probe failed; "" if it did not."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UplinkStatus:
+class UplinkStatus(Struct, frozen=True, kw_only=True):
     name: str
     interface: str
     id: int
@@ -61,8 +60,7 @@ class UplinkStatus:
     targets: tuple[TargetStatus, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberStatus:
+class MemberStatus(Struct, frozen=True, kw_only=True):
     uplink: str
     tier: int
     """0 is the first."""
@@ -70,8 +68,7 @@ class MemberStatus:
     """Ratio of new connections of the family that more members serve; the members of a policy sum up to 1 or 0."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyStatus:
+class PolicyStatus(Struct, frozen=True, kw_only=True):
     name: str
     method: str
     members: tuple[MemberStatus, ...]
@@ -79,8 +76,7 @@ class PolicyStatus:
     """What the policy fell back to because no member is usable: `best: cable`, `unreachable`, ...; None normally."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortStatus:
+class PortStatus(Struct, frozen=True, kw_only=True):
     """A member of a bundle."""
 
     interface: str
@@ -102,8 +98,7 @@ class PortStatus:
     targets: tuple[TargetStatus, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BundleStatus:
+class BundleStatus(Struct, frozen=True, kw_only=True):
     name: str
     kind: Literal["bond", "teql"]
     mode: str
@@ -111,8 +106,7 @@ class BundleStatus:
     members: tuple[PortStatus, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CycleStatus:
+class CycleStatus(Struct, frozen=True, kw_only=True):
     at: float
     """Unix time."""
     result: Literal["unchanged", "changed", "failed"]
@@ -121,8 +115,7 @@ class CycleStatus:
     errors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     config: str
@@ -136,8 +129,7 @@ class Status:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(Struct, frozen=True, kw_only=True):
     """Usable or degraded changed, or a first verdict was reached. `at` is monotonic seconds, as always in the core."""
 
     event: Event

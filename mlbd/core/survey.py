@@ -10,8 +10,10 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from math import inf
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.settings import MAX_UPLINK_ID, Family
@@ -36,8 +38,7 @@ _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")
 _NAME = _LETTERS | frozenset("0123456789_-")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interface:
+class Interface(Struct, frozen=True, kw_only=True):
     facts: InterfaceFacts
     kind: str = ""
     """The kernel's word for it (IFLA_INFO_KIND), as `ppp`, `bond`, `vlan`; `teql`; "" for hardware."""
@@ -51,8 +52,7 @@ class Interface:
         return self.facts.name
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultRoute:
+class DefaultRoute(Struct, frozen=True):
     """Of another program, in `main`."""
 
     family: Family
@@ -62,8 +62,7 @@ class DefaultRoute:
     hops: tuple[Hop, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class Survey(Struct, frozen=True, kw_only=True):
     interfaces: tuple[Interface, ...] = ()
     """All but the loopback one, in the kernel's order."""
     defaults: tuple[DefaultRoute, ...] = ()
@@ -71,16 +70,14 @@ class Survey:
     """Whether IPv4 packets are forwarded at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Out:
+class Out(Struct, frozen=True):
     """One hop of a default route."""
 
     route: DefaultRoute
     hop: Hop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
+class Proposal(Struct, frozen=True, kw_only=True):
     """An uplink for the draft; keys as the configuration has them."""
 
     name: str = ""
@@ -105,8 +102,7 @@ class Proposal:
         return self.interface.kind == "wwan" or self.interface.name.startswith(("wwan", "wwp", "wwx"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class Choice(Struct, frozen=True, kw_only=True):
     uplinks: tuple[Proposal, ...] = ()
     """In the order of their metrics."""
     tunnels: tuple[Proposal, ...] = ()

@@ -6,8 +6,9 @@ What rounds of probes are, and what counts as good and bad, is in `mlbd.core.rou
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import inf
+
+from msgspec.structs import replace
 
 from mlbd.core.damping import Damping
 from mlbd.core.decision import View

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from math import inf
 from typing import Literal
+
+from msgspec import Struct
 
 Fate = Literal["pending", "answered", "lost", "unsent"]
 MARKS: dict[Fate, str] = {"answered": ".", "lost": "!", "unsent": "x", "pending": "?"}
@@ -14,16 +15,14 @@ TIMEOUT_MIN = 0.1
 TIMEOUT_MAX = 1.0
 
 
-@dataclass(slots=True)
-class Sample:
+class Sample(Struct):
     round: int
     sent: float
     fate: Fate = "pending"
     rtt: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(Struct, frozen=True):
     """Ratio lost of the probes whose fate is known, mean round trip, mean difference of consecutive round trips."""
 
     loss: float | None

@@ -14,9 +14,10 @@ import os
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.settings import FAMILIES, Family, Uplink
@@ -68,8 +69,7 @@ class Log(Protocol):
     def warning(self, event: str, **fields: object) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(Struct, frozen=True):
     """One event, to be told to every hook, once in each of the environments."""
 
     who: Mapping[str, str]

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Self, get_args
+
+from msgspec.structs import replace
 
 from mlbd.core.plan import Change
 from mlbd.core.ports import NO_BUNDLES, ApplyError, Connection, KernelUnavailableError, Observation, Way

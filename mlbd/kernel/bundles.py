@@ -5,7 +5,9 @@ address messages that a look reads anyway.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.core.facts import InterfaceFacts, PortFacts
 from mlbd.core.state import Bond, KernelState, Object, Port, Teql
@@ -13,8 +15,7 @@ from mlbd.kernel import addresses, bonds, teql
 from mlbd.kernel.links import Link
 
 
-@dataclass(frozen=True, slots=True)
-class Bundles:
+class Bundles(Struct, frozen=True):
     """As they were asked for."""
 
     asked: Mapping[str, Collection[str]]

@@ -9,7 +9,8 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.settings import Family
@@ -41,8 +42,7 @@ DUMP_REQUEST = _IFINFOMSG.pack(0, 0, 0, 0, 0) + _WITHOUT_STATISTICS
 ADDRESS_DUMP_REQUEST = _IFADDRMSG.pack(0, 0, 0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     name: str
     index: int
     up: bool
@@ -50,7 +50,7 @@ class Link:
     """False while it is administratively down, whatever the driver says."""
     point_to_point: bool
     loopback: bool
-    shown: Mapping[int, bytes] = field(default_factory=dict, compare=False, repr=False)
+    shown: Mapping[int, bytes] = {}
     """All that the kernel says of it: values by type (IFLA_*, linux/if_link.h)."""
 
 

@@ -15,10 +15,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from math import inf
 from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mlbd.core.facts import WideRoute
 from mlbd.core.settings import Family
@@ -79,8 +81,7 @@ def address_family(family: Family) -> int:
     return socket.AF_INET if family == 4 else socket.AF_INET6
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultHop:
+class DefaultHop(Struct, frozen=True):
     """One hop of somebody else's default route in `main`."""
 
     family: Family
@@ -90,8 +91,7 @@ class DefaultHop:
     """The kernel does not use it: its link is down or without carrier, or its address was removed."""
 
 
-@dataclass(slots=True)
-class Found:
+class Found(Struct):
     """What matters of a dump."""
 
     owned: list[Route] = field(default_factory=list)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.plan import Change

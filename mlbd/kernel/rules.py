@@ -10,8 +10,9 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import Rule
@@ -50,8 +51,7 @@ _STANDARD = {
 """The kernel's own rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListedRule:
+class ListedRule(Struct, frozen=True):
     rule: Rule
     payload: bytes
     """What the kernel sent, without the netlink header."""

@@ -8,8 +8,9 @@ import select
 import socket
 import struct
 import threading
-from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
+
+from msgspec import Struct
 
 _ALL_NODES = "ff02::1"
 _SOLICITATION, _ADVERTISEMENT = 133, 134
@@ -20,8 +21,7 @@ _VALID, _PREFERRED = 86400, 14400
 _DEPRECATED_VALID = 7200  # RFC 4862 5.5.3 e: hosts believe in no less
 
 
-@dataclass(frozen=True, slots=True)
-class Advertisement:
+class Advertisement(Struct, frozen=True):
     source: str
     """The gateway's link-local address."""
     prefixes: tuple[str, ...]

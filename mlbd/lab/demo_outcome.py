@@ -6,9 +6,10 @@ Times are monotonic seconds, durations seconds. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from mlbd.lab.traffic import Attempt
 
@@ -18,8 +19,7 @@ CERTAIN = 1.0
 """For so long before the end of a fault traffic must have been fine to say that it was again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(Struct, frozen=True):
     """What the daemon logged."""
 
     at: float
@@ -29,8 +29,7 @@ class Transition:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """Of one fault."""
 
     title: str

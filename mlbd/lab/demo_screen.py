@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+from msgspec import Struct
 
 from mlbd.lab.demo_outcome import Outcome
 
@@ -29,8 +30,7 @@ _LABEL = 8
 _SUMMARY_LABEL = 42
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UplinkRow:
+class UplinkRow(Struct, frozen=True, kw_only=True):
     name: str
     verdict: str
     loss: float | None
@@ -46,16 +46,14 @@ class UplinkRow:
     """Per bucket, newest last: its new connections, as a ratio of all that are made in a bucket."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     at: float
     """Seconds since the demo began."""
     kind: Kind
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """Of the traffic, from its begin on."""
 
     answered: int
@@ -72,8 +70,7 @@ class Health:
     """Conversations that ended on healthy uplinks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class Picture(Struct, frozen=True, kw_only=True):
     elapsed: float
     title: str
     now: str

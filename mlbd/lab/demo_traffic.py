@@ -12,9 +12,10 @@ import errno
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+from msgspec import Struct
 
 from mlbd.lab import echo, layout
 from mlbd.lab.network import Network
@@ -29,8 +30,7 @@ _PAUSE = 0.2
 """Seconds between an answer and the next message of a conversation, and before it connects again."""
 
 
-@dataclass(slots=True)
-class Conversation:
+class Conversation(Struct):
     """One long connection, made again when it breaks. Written by the traffic's thread only, but for `renew`."""
 
     uplink: int | None = None
@@ -41,8 +41,7 @@ class Conversation:
     """It shall end by itself and be made again. Written by others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Break:
+class Break(Struct, frozen=True):
     """The end of a conversation that did not want to end."""
 
     at: float

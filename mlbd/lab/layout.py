@@ -14,7 +14,8 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 MOST_UPLINKS = 100
 SERVERS4, SERVERS6 = "203.0.113.0/24", "2001:db8:f::/64"
@@ -24,8 +25,7 @@ _PUBLIC4 = ipaddress.ip_network("100.64.0.0/16")
 _SITES6 = ipaddress.ip_network("2001:db8::/32")
 
 
-@dataclass(frozen=True, slots=True)
-class Uplink:
+class Uplink(Struct, frozen=True):
     """One way out as it is now. Numbers start at 1."""
 
     number: int
@@ -105,8 +105,7 @@ class Uplink:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Lan:
+class Lan(Struct, frozen=True):
     """One network of clients. Numbers start at 1."""
 
     number: int

@@ -16,8 +16,9 @@ import ipaddress
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from mlbd.lab import layout, provider
 from mlbd.lab.advertise import Advertisement, Advertiser

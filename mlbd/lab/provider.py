@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from mlbd.lab.layout import ROUTER_LINK_LOCAL, Uplink
 
@@ -98,8 +98,7 @@ _HOUSEKEEPING = "nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld
 """What a link's own hosts say to each other about the link."""
 
 
-@dataclass(frozen=True, slots=True)
-class Faults:
+class Faults(Struct, frozen=True):
     """What is broken at one provider. Several at once are possible."""
 
     silent: bool = False

@@ -7,7 +7,7 @@ router  wan1 ---+        +--- customer  isp1
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from mlbd.lab import layout, provider
 from mlbd.lab.layout import Uplink

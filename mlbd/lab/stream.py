@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+from msgspec import Struct
 
 from mlbd.lab import echo, layout
 from mlbd.lab.namespaces import LabError
@@ -28,8 +29,7 @@ _RECORD = struct.Struct("=ddhh4x")
 _SEQUENCE = struct.Struct("=Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(Struct, frozen=True):
     sequence: int
     sent: float
     answered: float | None
@@ -39,8 +39,7 @@ class Packet:
     """errno of sending, 0 if it was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True):
     """What became of the packets of one stretch of time."""
 
     packets: Sequence[Packet]

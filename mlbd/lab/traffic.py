@@ -13,9 +13,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+
+from msgspec import Struct
 
 from mlbd.lab import echo, layout
 from mlbd.lab.namespaces import LabError
@@ -24,8 +25,7 @@ from mlbd.lab.network import Network
 _SERVERS = range(1, 101)
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One connection, from its SYN to the server's first line; or one datagram and its answer."""
 
     started: float
@@ -141,8 +141,7 @@ def _pending_error(s: socket.socket) -> str:
     return errno.errorcode.get(number, str(number)) if number else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """One message and its echo; monotonic seconds."""
 
     sent: float

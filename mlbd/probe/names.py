@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dns.exception
 import dns.message
 import dns.rcode
 import dns.rdatatype
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mlbd.core.probing import Order
 from mlbd.probe import interface, queries
@@ -36,8 +37,7 @@ _FAILURE = 1.0
 """Seconds for which a failure is not looked into again."""
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     addresses: list[str]
     """Not empty; the first is used."""
     until: float

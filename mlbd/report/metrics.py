@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import prometheus_client
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -36,8 +36,7 @@ _DEVICES = Path("/proc/net/dev")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _TargetCounters:
+class _TargetCounters(Struct, frozen=True):
     text: str
     sent: Counter
     received: Counter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from mlbd.core.facts import InterfaceFacts, PortFacts
 from mlbd.core.plan import apply, plan

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.facts import PortFacts
 from mlbd.core.settings import BondMode, GatewaySetting, Probe, Uplink

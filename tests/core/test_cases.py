@@ -13,11 +13,11 @@ A story's lines:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.config import parse
 from mlbd.core.describe import describe_object

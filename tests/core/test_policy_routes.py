@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from mlbd.core.decision import Decision, View, decide
 from mlbd.core.facts import Gateway, InterfaceFacts

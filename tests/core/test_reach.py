@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.facts import Gateway
 from mlbd.core.settings import AUTO, GatewaySetting, Uplink
@@ -24,7 +23,7 @@ def test_lost_fact_is_down_at_once(change: dict[str, object] | None, reason: str
     """No hysteresis, the reason in words, no probe until it is back, then `rise` rounds."""
     world = proven()
     good = facts("a", 1)
-    (transition,) = world.see("a", None if change is None else replace(good, **change))  # type: ignore[arg-type]
+    (transition,) = world.see("a", None if change is None else replace(good, **change))
     assert (transition.event, transition.at, transition.now, transition.reason) == (
         "uplink_down", world.now, "DOWN", reason,
     )  # fmt: skip

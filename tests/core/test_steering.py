@@ -265,7 +265,7 @@ def test_routing_rules_mean_what_the_rules_say(wanted: list[Rule], seen: list[Pa
     empty = frozenset(LAYOUT.use_table(IDENTITIES.uplinks[name]) for name in "ab" if name not in usable)
     tables = {"first": 20127, "second": 20126, "a": 20257, "b": 20258, MAIN: MAIN_TABLE, "": 20127}
     for packet in seen:
-        own = Packet(**{f: getattr(packet, f) for f in Packet.__slots__} | {"interface": OWN})
+        own = Packet(**{f: getattr(packet, f) for f in Packet.__struct_fields__} | {"interface": OWN})
         assert route(listed, own, empty) == tables[meant(wanted, own, usable)]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from statistics import median
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.probing import Failure, Order, Reply
 from mlbd.core.settings import Probe

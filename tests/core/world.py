@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from math import inf
+
+from msgspec.structs import replace
 
 from mlbd.core.decision import Decision
 from mlbd.core.desired import OF_ADDRESSED, OF_NEIGHBOURS, desired

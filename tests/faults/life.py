@@ -8,11 +8,12 @@ import os
 import sys
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from msgspec.structs import replace
 from prometheus_client import generate_latest
 
 from mlbd.core.layout import NOBODY

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.settings import AUTO, Daemon, GatewaySetting, Policy, Rule, Selector, Settings, Uplink
 from mlbd.core.state import KernelState

@@ -11,10 +11,10 @@ import socket
 import struct
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from mlbd.config import ConfigError, load, parse
 from mlbd.config.schema import TABLES

@@ -10,12 +10,12 @@ import base64
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mlbd.core.facts import InterfaceFacts, PortFacts
 from mlbd.core.plan import Change

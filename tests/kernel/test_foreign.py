@@ -7,10 +7,10 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.plan import Change, plan
 from mlbd.core.state import (

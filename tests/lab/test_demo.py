@@ -7,11 +7,11 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.lab import demo_outcome, demo_screen
 from mlbd.lab.demo_outcome import Outcome, Transition

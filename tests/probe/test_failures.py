@@ -3,9 +3,9 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.probing import Failure
 from mlbd.probe import errors

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.probing import Failure, Order, Reply
 from mlbd.core.settings import Target

@@ -7,9 +7,9 @@ import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.probing import Failure, Reply
 from mlbd.lab.network import wait_until

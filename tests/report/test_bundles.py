@@ -8,11 +8,11 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.probing import Failure, Reply
 from mlbd.report.history import sentence

@@ -7,10 +7,10 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.report.history import Event, History, sentence
 from tests.report.values import DOWN, UP

@@ -4,10 +4,10 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.report.service import Service, summary
 from tests.report.values import FIBER, LTE, STATUS
@@ -95,4 +95,4 @@ def test_watchdog_period(monkeypatch: pytest.MonkeyPatch, usec: str, pid: str | 
 )
 def test_summary(uplinks: tuple[object, ...], text: str) -> None:
     """One line says how many uplinks are usable and what is wrong with the others."""
-    assert summary(replace(STATUS, uplinks=uplinks)) == text  # type: ignore[arg-type]
+    assert summary(replace(STATUS, uplinks=uplinks)) == text

@@ -6,11 +6,11 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mlbd.core.facts import PortFacts
 from mlbd.core.state import Address, Bond, KernelState, Port
