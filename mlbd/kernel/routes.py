@@ -14,10 +14,10 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from math import inf
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -25,7 +25,17 @@ from msgspec.structs import replace
 from mlbd.core.facts import WideRoute
 from mlbd.core.settings import Family
 from mlbd.core.state import Hop, Key, Route
-from mlbd.kernel.netlink import HEADER, RouteMessage, address, attributes, body, number, prefix, reading
+from mlbd.kernel.netlink import (
+    HEADER,
+    address,
+    attribute,
+    attributes,
+    number,
+    packed,
+    packed_address,
+    prefix,
+    reading,
+)
 
 NEW, DELETE, GET = 24, 25, 26
 """RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE."""
@@ -206,60 +216,47 @@ class RouteReader:
 
 def encode(route: Route, protocol: int) -> bytes:
     """The message that adds or replaces the route. Raises OSError if a device does not exist."""
-    message = _selector(route)
-    message["proto"] = protocol
-    message["type"] = _NUMBERS[route.kind]
-    if route.family == 4 and route.kind == "unicast" and all(hop.gateway is None for hop in route.hops):
-        message["scope"] = _SCOPE_LINK
-    _add_hops(message, route.hops)
-    return body(message)
+    near = route.family == 4 and route.kind == "unicast" and all(hop.gateway is None for hop in route.hops)
+    return _encoded(route, protocol, _SCOPE_LINK if near else 0, route.hops)
 
 
 def encode_deletion(route: Route, protocol: int) -> bytes:
     """The message that deletes exactly this route of ours: the kernel takes what is not said for "any"."""
-    message = _selector(route)
-    message["proto"] = protocol
-    message["type"] = _NUMBERS[route.kind]
     if route.family == 4:
-        message["scope"] = _SCOPE_NOWHERE
-        _add_hops(message, route.hops)  # not so with IPv6, which then deletes one hop after the other
-    return body(message)
+        return _encoded(route, protocol, _SCOPE_NOWHERE, route.hops)
+    return _encoded(route, protocol, 0, ())  # with several it would delete one hop after the other
 
 
-def _selector(route: Route) -> Any:
-    """A message with what says which route it is."""
+def _encoded(route: Route, protocol: int, scope: int, hops: Sequence[Hop]) -> bytes:
     if route.family == 6 and route.metric == _IP6_DEFAULT_METRIC:
         raise ValueError("metric 1024 is what IPv6 makes of 0: use 0")
     metric = _IP6_DEFAULT_METRIC if route.family == 6 and route.metric == 0 else route.metric
-    message = RouteMessage()
-    message["family"] = address_family(route.family)
-    message["attrs"] = [["RTA_TABLE", route.table], ["RTA_PRIORITY", metric]]
+    parts = [attribute(_RTA_TABLE, packed(route.table)), attribute(_RTA_PRIORITY, packed(metric))]
+    length, flags = 0, 0
     if route.destination != "default":
-        prefix, _, length = route.destination.partition("/")
-        message["dst_len"] = int(length)
-        message["attrs"].append(["RTA_DST", prefix])
-    return message
-
-
-def _add_hops(message: Any, hops: tuple[Hop, ...]) -> None:
+        start, _, bits = route.destination.partition("/")
+        length = int(bits)
+        parts.append(attribute(_RTA_DST, packed_address(start)))
     if len(hops) == 1:
-        message["flags"] = _ONLINK if hops[0].onlink else 0
-        message["attrs"] += [["RTA_OIF", device_index(hops[0].device)], *_gateway(hops[0])]
+        (hop,) = hops
+        flags = _ONLINK if hop.onlink else 0
+        parts += [attribute(_RTA_OIF, packed(device_index(hop.device))), _gateway(hop)]
     elif hops:
-        parts = [
-            {
-                "oif": device_index(hop.device),
-                "hops": hop.weight - 1,
-                "flags": _ONLINK if hop.onlink else 0,
-                "attrs": _gateway(hop),
-            }
-            for hop in hops
-        ]
-        message["attrs"].append(["RTA_MULTIPATH", parts])
+        parts.append(attribute(_RTA_MULTIPATH, b"".join(map(_nexthop, hops))))
+    header = _HEADER.pack(
+        address_family(route.family), length, 0, 0, 0, protocol, scope, _NUMBERS[route.kind], flags
+    )  # fmt: skip
+    return header + b"".join(parts)
 
 
-def _gateway(hop: Hop) -> list[list[str]]:
-    return [["RTA_GATEWAY", hop.gateway]] if hop.gateway is not None else []
+def _nexthop(hop: Hop) -> bytes:
+    gateway = _gateway(hop)
+    flags = _ONLINK if hop.onlink else 0
+    return _NEXTHOP.pack(_NEXTHOP.size + len(gateway), flags, hop.weight - 1, device_index(hop.device)) + gateway
+
+
+def _gateway(hop: Hop) -> bytes:
+    return b"" if hop.gateway is None else attribute(_RTA_GATEWAY, packed_address(hop.gateway))
 
 
 def device_index(device: str) -> int:

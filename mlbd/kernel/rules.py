@@ -16,7 +16,17 @@ from msgspec import Struct
 
 from mlbd.core.settings import FAMILIES, Family
 from mlbd.core.state import Rule
-from mlbd.kernel.netlink import HEADER, RuleMessage, attributes, body, number, prefix, reading, text
+from mlbd.kernel.netlink import (
+    HEADER,
+    attribute,
+    attributes,
+    number,
+    packed,
+    packed_address,
+    prefix,
+    reading,
+    text,
+)
 from mlbd.kernel.routes import LOCAL, MAIN, address_family
 
 NEW, DELETE, GET = 32, 33, 34
@@ -123,38 +133,37 @@ def encode(rule: Rule, protocol: int) -> bytes:
         raise ValueError("a rule has a mark and a mask, or neither")
     if rule.protocol == 0:
         raise ValueError("a rule's protocol 0 would mean any")
-    message = RuleMessage()
-    message["family"] = address_family(rule.family)
-    message["action"] = _NUMBERS[rule.action]
-    message["attrs"] = [["FRA_PRIORITY", rule.priority], ["FRA_PROTOCOL", protocol]]
-    optional = (
-        ("FRA_TABLE", rule.table),
-        ("FRA_GOTO", rule.target),
-        ("FRA_FWMARK", rule.mark),
-        ("FRA_FWMASK", rule.mask),
-        ("FRA_OIFNAME", rule.oif),
-        ("FRA_IIFNAME", rule.iif),
-        ("FRA_SUPPRESS_PREFIXLEN", rule.suppress_prefixlen),
-        ("FRA_IP_PROTO", rule.protocol),
-        ("FRA_SPORT_RANGE", _port_range(rule.source_ports)),
-        ("FRA_DPORT_RANGE", _port_range(rule.ports)),
+    numbers = (
+        (_FRA_PRIORITY, rule.priority),
+        (_FRA_TABLE, rule.table),
+        (_FRA_GOTO, rule.target),
+        (_FRA_FWMARK, rule.mark),
+        (_FRA_FWMASK, rule.mask),
+        (_FRA_SUPPRESS_PREFIXLEN, rule.suppress_prefixlen),
     )
-    message["attrs"] += [[name, value] for name, value in optional if value is not None]
-    for written, length, attribute in ((rule.source, "src_len", "FRA_SRC"), (rule.destination, "dst_len", "FRA_DST")):
+    bytes_ = ((_FRA_PROTOCOL, protocol), (_FRA_IP_PROTO, rule.protocol))
+    names = ((_FRA_OIFNAME, rule.oif), (_FRA_IIFNAME, rule.iif))
+    ranges = ((_FRA_SPORT_RANGE, rule.source_ports), (_FRA_DPORT_RANGE, rule.ports))
+    parts = [
+        *(attribute(kind, packed(value)) for kind, value in numbers if value is not None),
+        *(attribute(kind, bytes([value])) for kind, value in bytes_ if value is not None),
+        *(attribute(kind, name.encode() + b"\0") for kind, name in names if name is not None),
+        *(attribute(kind, _port_range(*ports)) for kind, ports in ranges if ports is not None),
+    ]
+    lengths = {_FRA_SRC: 0, _FRA_DST: 0}
+    for kind, written in ((_FRA_SRC, rule.source), (_FRA_DST, rule.destination)):
         if written is not None:
             start, _, bits = written.partition("/")
-            message[length] = int(bits)
-            message["attrs"].append([attribute, start])
-    return body(message)
+            lengths[kind] = int(bits)
+            parts.append(attribute(kind, packed_address(start)))
+    family, action = address_family(rule.family), _NUMBERS[rule.action]
+    return _HEADER.pack(family, lengths[_FRA_DST], lengths[_FRA_SRC], 0, 0, 0, 0, action, 0) + b"".join(parts)
 
 
-def _port_range(ports: tuple[int, int] | None) -> str | None:
-    if ports is None:
-        return None
-    first, last = ports
+def _port_range(first: int, last: int) -> bytes:
     if not 0 < first <= last < 0xFFFF:
         raise ValueError(f"a routing rule can't have ports {first}-{last}: the kernel takes 1 to 65534")
-    return f"{first}:{last}"
+    return _PORTS.pack(first, last)
 
 
 class Listing:
