@@ -188,7 +188,11 @@ class Loop:
         self._arm()
 
     def _arm(self) -> None:
-        """Sets the timer to the core's deadline, if that is sooner than what it is set to."""
+        """Sets the timer to the core's deadline, if that is sooner than what it is set to. Not before the cycle that is
+        due: a switch does not wait for probes.
+        """
+        if self._pending:
+            return
         deadline = self.router.deadline()
         if deadline >= self._armed:
             return
@@ -292,7 +296,8 @@ class Loop:
         """Makes the kernel agree with what is known now; returns what was changed, and what could not be."""
         router = self.router
         transitions, self._pending = self._pending, []
-        steps = plan(self._desired(self._mirror), self._mirror)
+        wanted = self._desired(self._mirror)
+        steps = plan(wanted, self._mirror)
         stranded = router.to_cut()
         stages = Stages.of(steps, settled=router.settled)
         errors = list(await self._apply(stages.saving))
@@ -321,6 +326,7 @@ class Loop:
                 made += stages.restoring
             errors += gone
         failed = {e.change for e in errors}
+        self._mirror = self._mirror.sharing(wanted)  # so that the next comparison is of what has changed
         return [c for c in made if c not in failed], [_error_text(e) for e in errors] + texts
 
     async def _apply(self, changes: list[Change]) -> Sequence[ApplyError]:

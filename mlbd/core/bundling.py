@@ -119,7 +119,7 @@ def _steered(device: BondDevice, bond: Bond, attached: list[str], members: Mappi
 
 def _teql(teql: Teql, members: Mapping[str, Standing], observed: KernelState) -> Iterator[Object]:
     was = observed.get(("teql", teql.name))
-    attached = any(isinstance(item, Port) and item.bundle == teql.name for item in observed.values())
+    attached = any(isinstance(item, Port) and item.bundle == teql.name for item in observed.kind("port").values())
     into = {name for name, standing in members.items() if not standing.out}
     if isinstance(was, TeqlDevice):
         began = was.owned or not (was.up or attached)
@@ -142,13 +142,12 @@ def _addresses(device: str, addresses: Collection[str], observed: KernelState) -
 def left_alone(configured: Collection[str], observed: KernelState) -> Iterator[Object]:
     """What is others': addresses everywhere, and bundles that we do not (or no longer) have to do with."""
     foreign = set()
-    for item in observed.values():
+    for item in (*observed.kind("bond").values(), *observed.kind("teql").values()):
         if isinstance(item, BondDevice | TeqlDevice) and item.name not in configured and not item.owned:
             foreign.add(item.name)
             yield item
-        elif isinstance(item, Address) and not item.owned:
-            yield item
-    for item in observed.values():
+    yield from (item for item in observed.kind("address").values() if isinstance(item, Address) and not item.owned)
+    for item in observed.kind("port").values():
         if isinstance(item, Port) and (not item.bundle or item.bundle in foreign):
             yield item
 

@@ -96,6 +96,7 @@ def decide(settings: Settings, views: Mapping[str, View], settled: bool) -> dict
 
 def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
     """The first tier with a member that is usable and not degraded, else with a usable one; else the last resort."""
+    weights = dict(policy.weights)
     for with_degraded in (False, True):
         for index, tier in enumerate(policy.tiers):
             usable = frozenset(
@@ -106,7 +107,7 @@ def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
                 and (with_degraded or not views[name].degraded)
             )
             if usable:
-                return Pick(tuple((name, policy.weight(name)) for name in tier), usable, index)
+                return Pick(tuple((name, weights[name]) for name in tier), usable, index)
     if not any(family in views[name].families for name in policy.members):
         return MAIN  # a family that no member ever had is not ours to refuse
     if policy.last_resort != "best":

@@ -7,17 +7,19 @@ uplink that is down keeps the very path through which probes will see it recover
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 
+from msgspec import Struct
+
+from mlbd.core import routing, ruleset
 from mlbd.core.bundling import bundling, left_alone, loosened
 from mlbd.core.decision import Decision, View
 from mlbd.core.layout import Identities
-from mlbd.core.routing import routing
-from mlbd.core.ruleset import ruleset
 from mlbd.core.settings import Settings, Uplink
 from mlbd.core.state import KernelState, Object, Saved, Sysctl
+from mlbd.core.steering import Pins, pins
 
 OF_INTERFACES = {
     "arp_filter": "1",
@@ -52,25 +54,85 @@ CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE, *OF_TEQL)
 
 def desired(settings: Settings, identities: Identities, decision: Decision, observed: KernelState) -> KernelState:
     """Everything we want to own. `observed` only tells what sysctls were before us."""
-    views = [decision.views[u.name] for u in settings.uplinks]
-    alike = _alike(tuple((v.facts.name, v.facts.addresses_of(4)) for v in views if v.facts is not None))
-    wanted: dict[str, dict[str, str]] = {}
-    for uplink, view in zip(settings.uplinks, views, strict=True):
-        of_others = wanted.get(uplink.interface, {})
-        wanted[uplink.interface] = of_others | _of_interface(uplink, view, uplink.interface in alike)
+    footing = _footing(settings, identities, decision)
+    wanted = footing.sysctls
     if any(len(tier) > 1 for policy in settings.policies for tier in policy.tiers):
-        wanted |= {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
-    wanted |= dict.fromkeys(loosened(settings, observed), OF_TEQL)
-    sysctls = [*_sysctls(wanted, observed), *_restored(set(wanted), observed)]
-    parts = [KernelState([*bundling(settings, decision.standings, observed), *sysctls])]
+        wanted = wanted | {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
+    if settings.teqls:
+        wanted = wanted | dict.fromkeys(loosened(settings, observed), OF_TEQL)
+    parts = [_settings_of_the_kernel(wanted, observed), KernelState(bundling(settings, decision.standings, observed))]
     if settings.uplinks:
-        parts += [*routing(settings, identities, decision), *ruleset(settings, identities, decision)]
+        routes = routing.balancing(settings, identities, decision)
+        maps = ruleset.balancing(settings, identities, decision, footing.pinned)
+        parts += [footing.state, KernelState([*routes, *maps])]
     return KernelState.merged(parts)
 
 
 def released(observed: KernelState) -> KernelState:
     """Nothing of ours; sysctls as they were."""
     return KernelState([*_restored(set(), observed), *left_alone((), observed)])
+
+
+class _Footing(Struct, frozen=True):
+    """What follows from settings and facts, whatever the verdicts: nearly everything, and it seldom changes."""
+
+    state: KernelState
+    sysctls: dict[str, dict[str, str]]
+    """Wanted values by scope."""
+    pinned: Pins
+
+
+_Asked = tuple[object, ...]
+_last_footing: tuple[_Asked, _Footing] | None = None
+_last_sysctls: tuple[_Asked, KernelState] | None = None
+
+
+def _footing(settings: Settings, identities: Identities, decision: Decision) -> _Footing:
+    """The last one while its reasons are the same: to compare those of a hundred uplinks takes 50 us, to hash them, as
+    `lru_cache` does, a millisecond. Facts are compared without the carrier, of which nothing here depends.
+    """
+    global _last_footing  # noqa: PLW0603
+    views = [decision.views[u.name] for u in settings.uplinks]
+    reasons = [
+        (v.routes, v.families, v.prefixes)
+        + (() if (f := v.facts) is None else (f.name, f.addresses, f.deprecated, f.delegated, f.neighbours))
+        for v in views
+    ]
+    asked = settings, identities, decision.lan_prefixes, reasons
+    if _last_footing is not None:
+        before = _last_footing[0]
+        if before[0] is settings and before[1] is identities and before[2:] == asked[2:]:
+            return _last_footing[1]
+    pinned = pins(settings, decision.views)
+    parts = (
+        [
+            *routing.footing(settings, identities, decision.views),
+            *ruleset.footing(settings, identities, decision.views, pinned, decision.lan_prefixes),
+        ]
+        if settings.uplinks
+        else []
+    )
+    made = _Footing(KernelState.merged(parts), _of_interfaces(settings, views), pinned)
+    _last_footing = asked, made
+    return made
+
+
+def _of_interfaces(settings: Settings, views: Sequence[View]) -> dict[str, dict[str, str]]:
+    alike = _alike(tuple((v.facts.name, v.facts.addresses_of(4)) for v in views if v.facts is not None))
+    wanted: dict[str, dict[str, str]] = {}
+    for uplink, view in zip(settings.uplinks, views, strict=True):
+        of_others = wanted.get(uplink.interface, {})
+        wanted[uplink.interface] = of_others | _of_interface(uplink, view, uplink.interface in alike)
+    return wanted
+
+
+def _settings_of_the_kernel(wanted: dict[str, dict[str, str]], observed: KernelState) -> KernelState:
+    """Sysctls, and notes of what they were; the last ones while neither what is wanted nor what is there changes."""
+    global _last_sysctls  # noqa: PLW0603
+    asked = wanted, observed.kind("sysctl"), observed.kind("saved")
+    if _last_sysctls is None or _last_sysctls[0] != asked:
+        _last_sysctls = asked, KernelState([*_sysctls(wanted, observed), *_restored(set(wanted), observed)])
+    return _last_sysctls[1]
 
 
 def _of_interface(uplink: Uplink, view: View, alike: bool) -> dict[str, str]:
@@ -109,7 +171,7 @@ def _sysctls(wanted: dict[str, dict[str, str]], observed: KernelState) -> Iterat
 
 def _restored(scopes: set[str], observed: KernelState) -> Iterator[Object]:
     """Sysctls of what we have nothing to do with any more, as they were before."""
-    for item in observed.values():
+    for item in observed.kind("saved").values():
         if isinstance(item, Saved) and item.scope not in scopes:
             for name, value in item.values:
                 if ("sysctl", item.scope, name) in observed:

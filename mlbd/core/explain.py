@@ -163,7 +163,7 @@ def _owner(settings: Settings, decision: Decision, packet: Packet) -> str | None
     if packet.source is None:
         return None
     if packet.interface != OWN:
-        theirs = list(pins(settings, decision)) if packet.family == 6 else []
+        theirs = list(pins(settings, decision.views)) if packet.family == 6 else []
     elif settings.marks_own(packet.family):
         theirs = []
     else:

@@ -211,8 +211,9 @@ class Router:
         """Codes of the uplinks whose connections are to be cut loose now: there is somewhere else for them to go."""
         if not self.settled:
             return frozenset()
-        codes = {self._uplinks[name].id for name in self._uncut if self._alternative(name)}
-        if any(u.usable for u in self._uplinks.values()):
+        usable = self._usable()
+        codes = {self._uplinks[name].id for name in self._uncut if self._alternative(name, usable)}
+        if usable:
             codes |= self._orphans
         return frozenset(codes)
 
@@ -341,24 +342,29 @@ class Router:
             out.append(replace(t, usable=usable))
         return out
 
-    def _alternative(self, name: str) -> bool:
+    def _usable(self) -> frozenset[str]:
+        return frozenset(name for name, u in self._uplinks.items() if u.usable)
+
+    def _alternative(self, name: str, usable: frozenset[str]) -> bool:
         """Whether connections of this uplink, begun again, would find another. A rule that uses it alone is passed by
         while it is not usable, and what comes next may use any.
         """
         policies = self.settings.policies
         named = any(rule.use == name for rule in self.settings.rules)
         shared = policies if named else [policy for policy in policies if name in policy.members]
-        return any(self._uplinks[other].usable for policy in shared for other in policy.members if other != name)
+        others = usable - {name}
+        return any(not others.isdisjoint(policy.members) for policy in shared)
 
     def _dead(self, now: float) -> frozenset[str]:
         conntrack = self.settings.conntrack
         if conntrack.tcp != "reset" or not self.settled:
             return frozenset()
+        usable = self._usable()
         # Not while it is RISING: it answers again, and would carry what has waited.
         return frozenset(
             name
             for name, u in self._uplinks.items()
-            if u.verdict == "DOWN" and now >= u.down_since + conntrack.tcp_reset_after and self._alternative(name)
+            if u.verdict == "DOWN" and now >= u.down_since + conntrack.tcp_reset_after and self._alternative(name, usable)
         ) - {name for pick in self._picks.values() for name in pick.chosen}
 
     def _note_picks(self, picks: Mapping[tuple[str, Family], Pick]) -> None:

@@ -9,14 +9,14 @@ leaves its traffic to `main`, the same combinations again, past everything of ou
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
 
 from msgspec.structs import replace
 
 from mlbd.core import prefixes, ranges, sharing
-from mlbd.core.decision import Decision, Pick
+from mlbd.core.decision import Decision, Pick, View
 from mlbd.core.facts import Gateway
 from mlbd.core.layout import Identities, Layout
 from mlbd.core.match import OWN, box
@@ -36,13 +36,13 @@ ANY_NEIGHBOUR = "fe80::1"
 point-to-point link there are no neighbours to ask for, and any link-local address leads to the far end."""
 
 
-def routing(settings: Settings, identities: Identities, decision: Decision) -> Iterator[KernelState]:
-    """All of it, in parts of which most are the same objects every time."""
+def footing(settings: Settings, identities: Identities, views: Mapping[str, View]) -> Iterator[KernelState]:
+    """What facts shape, in parts of which most are the same objects every time."""
     layout = Layout.of(settings.daemon)
     shared = sharing.shared(settings.uplinks)
-    facts = [decision.views[u.name].facts for u in settings.uplinks]
+    facts = [views[u.name].facts for u in settings.uplinks]
     for uplink in settings.uplinks:
-        view, number = decision.views[uplink.name], identities.uplinks[uplink.name]
+        view, number = views[uplink.name], identities.uplinks[uplink.name]
         addresses = sharing.own_addresses(shared, uplink, view.facts, facts)
         own = prefixes.owned(uplink, view.facts, view.prefixes)
         shares = uplink.interface in shared
@@ -51,15 +51,20 @@ def routing(settings: Settings, identities: Identities, decision: Decision) -> I
     marking = tuple(family for family in FAMILIES if settings.marks_own(family))
     yield _fixed(layout, first, marking)
     for policy in settings.policies:
-        code = identities.policies[policy.name]
-        yield _policy_marks(layout, code)
-        for family in FAMILIES:
-            chosen = decision.picks[policy.name, family]
-            yield KernelState(_policy_route(layout, family, chosen, identities, decision, code))
+        yield _policy_marks(layout, identities.policies[policy.name])
     tables = tuple(_table(layout, identities, rule.use) for rule in settings.rules)
     yield _own_rules(layout, settings.rules, tables, tuple(p.name for p in settings.policies), marking)
+
+
+def balancing(settings: Settings, identities: Identities, decision: Decision) -> Iterator[Object]:
+    """What verdicts shape: the routes of policies, and of uplinks that rules name."""
+    layout = Layout.of(settings.daemon)
+    for policy in settings.policies:
+        for family in FAMILIES:
+            chosen = decision.picks[policy.name, family]
+            yield from _policy_route(layout, family, chosen, identities, decision, identities.policies[policy.name])
     used = {rule.use for rule in settings.rules}
-    yield KernelState(
+    yield from (
         Route(family, layout.use_table(identities.uplinks[u.name]), GATEWAY_METRIC, hops=(_hop(u.interface, gateway),))
         for u in settings.uplinks
         if u.name in used

@@ -10,15 +10,15 @@ moment in which nftables changes generations, and a restored mark must never.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from mlbd.core import prefixes, ranges, sharing
-from mlbd.core.decision import Decision
+from mlbd.core import prefixes, ranges, sharing, steering
+from mlbd.core.decision import Decision, View
 from mlbd.core.layout import ARRIVE, FACT, WISH, Identities, Layout, chain_name
 from mlbd.core.settings import FAMILIES, Settings, Uplink
 from mlbd.core.state import Chain, Counter, Helper, Hook, KernelState, MarkSet, Object, Statement
-from mlbd.core.steering import SAMPLED, renewals, steering
+from mlbd.core.steering import SAMPLED, Pins, renewals
 
 MANGLE = -150
 STEER = -149
@@ -49,15 +49,16 @@ _SOMEWHERE = "fib daddr type != { local, broadcast, multicast, anycast }"
 _RENEWAL = "meta nfproto ipv4 udp sport 68 udp dport 67 jump leases"
 
 
-def ruleset(settings: Settings, identities: Identities, decision: Decision) -> Iterator[KernelState]:
-    """All of it, in parts of which most are the same objects every time."""
+def footing(
+    settings: Settings, identities: Identities, views: Mapping[str, View], pinned: Pins, lan_prefixes: tuple[str, ...]
+) -> Iterator[KernelState]:
+    """What facts shape, in parts of which most are the same objects every time."""
     layout = Layout.of(settings.daemon)
     numbers = tuple(identities.uplinks[u.name] for u in settings.uplinks)
     for number, uplink in zip(numbers, settings.uplinks, strict=True):
         yield _uplink(layout, uplink.name, number)
     for policy in settings.policies:
         yield _policy(layout, policy.name, identities.policies[policy.name])
-    views = decision.views
     own = tuple(prefixes.owned(u, views[u.name].facts, views[u.name].prefixes) for u in settings.uplinks)
     marking = tuple(f"ipv{family}" for family in FAMILIES if settings.marks_own(family))
     renew = tuple(renewals(settings, layout, identities))
@@ -68,12 +69,17 @@ def ruleset(settings: Settings, identities: Identities, decision: Decision) -> I
     every = [facts for _, facts in found]
     addresses = tuple(sharing.own_addresses(shared, uplink, facts, every) for uplink, facts in found)
     yield _leases(numbers, settings.uplinks, addresses)
-    yield _translation(settings.uplinks, own, decision.lan_prefixes)
+    yield _translation(settings.uplinks, own, lan_prefixes)
     yield _guard(settings.uplinks, addresses)
     yield _helpers(settings.conntrack.helpers)
-    yield from steering(settings, identities, decision)
-    dead = (layout.mark(identities.uplinks[name]) for name in decision.dead)
-    yield KernelState([MarkSet("dead", frozenset(dead))])
+    yield steering.footing(settings, identities, pinned)
+
+
+def balancing(settings: Settings, identities: Identities, decision: Decision, pinned: Pins) -> Iterator[Object]:
+    """What verdicts shape: elements of maps and sets, and nothing else."""
+    yield from steering.balancing(settings, identities, decision, pinned)
+    layout = Layout.of(settings.daemon)
+    yield MarkSet("dead", frozenset(layout.mark(identities.uplinks[name]) for name in decision.dead))
 
 
 def counter_name(uplink: str) -> str:

@@ -113,7 +113,7 @@ class Uplink(Struct, frozen=True, kw_only=True):
         return self.gateway if family == 4 else self.gateway6
 
 
-class Policy(Struct, frozen=True, kw_only=True):
+class Policy(Struct, frozen=True, kw_only=True, cache_hash=True):
     name: str
     method: Method = "random"
     tiers: tuple[tuple[str, ...], ...]
@@ -125,9 +125,6 @@ class Policy(Struct, frozen=True, kw_only=True):
     @property
     def members(self) -> tuple[str, ...]:
         return tuple(name for tier in self.tiers for name in tier)
-
-    def weight(self, member: str) -> int:
-        return dict(self.weights)[member]
 
 
 class Selector(Struct, Generic[T], frozen=True):

@@ -32,19 +32,21 @@ def slots(weights: Weights, usable: frozenset[str]) -> tuple[str, ...]:
     return tuple(name if name in usable else next(moved, spare) for name in full)
 
 
+@lru_cache(maxsize=256)
 def _counts(weights: Weights) -> Weights:
     """Slots for each name: what it is due, rounded so that the sum is right, and at least one."""
     total = sum(weight for _, weight in weights)
     due = {name: SLOTS * weight / total for name, weight in weights}
     counts = {name: max(1, int(share)) for name, share in due.items()}
-    while (missing := SLOTS - sum(counts.values())) != 0:
-        if missing > 0:
-            counts[max(due, key=lambda n: due[n] - counts[n])] += 1
-        else:
-            counts[max((n for n in due if counts[n] > 1), key=lambda n: counts[n] - due[n])] -= 1
+    missing = SLOTS - sum(counts.values())
+    for name in sorted(due, key=lambda n: counts[n] - due[n])[: max(0, missing)]:
+        counts[name] += 1
+    for _ in range(-missing):
+        counts[max((n for n in due if counts[n] > 1), key=lambda n: counts[n] - due[n])] -= 1
     return tuple(counts.items())
 
 
+@lru_cache(maxsize=256)
 def _interleave(counts: Weights) -> tuple[str, ...]:
     """Smooth weighted round robin: every name comes as often as its count, as evenly spread as can be."""
     total = sum(count for _, count in counts)

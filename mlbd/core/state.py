@@ -8,7 +8,8 @@ that `observe(apply(x)) == x` holds for every class here (`tests/kernel/contract
 from __future__ import annotations
 
 import hashlib
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Literal
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from msgspec import Struct
 from mlbd.core.settings import Family
 
 Key = tuple[str | int | None, ...]
+"""The kind of object, and what tells it from others of its kind."""
 
 
 class Hop(Struct, frozen=True):
@@ -277,67 +279,105 @@ Nft = Chain | SlotMap | MarkSet | AddressSet | Counter | Helper | Saved
 Object = Route | Rule | Nft | Sysctl | Bundling
 
 
-class KernelState(Mapping[Key, Object]):
-    """An immutable set of objects, by key."""
+class KernelState:
+    """An immutable set of objects, by key; of one key, the last.
 
-    __slots__ = ("_objects",)
+    It is kept by kind, and states that agree on a kind share its dictionary: so what a failover does not touch, which
+    is nearly everything, costs it nothing.
+    """
+
+    __slots__ = ("_kinds",)
 
     def __init__(self, objects: Iterable[Object] = ()) -> None:
-        self._objects: dict[Key, Object] = {o.key: o for o in objects}
+        self._kinds: dict[object, dict[Key, Object]] = {}
+        for item in objects:
+            key = item.key
+            self._kinds.setdefault(key[0], {})[key] = item
 
     @classmethod
     def merged(cls, parts: Iterable[KernelState]) -> KernelState:
-        """All objects of all parts; of one key, the last. Keys are not computed again, so parts are worth keeping."""
+        """All objects of all parts. Keys are not computed again, so parts are worth keeping."""
         whole = cls()
+        own = set()
         for part in parts:
-            whole._objects.update(part._objects)
+            for kind, objects in part._kinds.items():
+                before = whole._kinds.get(kind)
+                if before is None:
+                    whole._kinds[kind] = objects
+                elif before is not objects:
+                    if kind not in own:
+                        own.add(kind)
+                        before = whole._kinds[kind] = before.copy()
+                    before.update(objects)
         return whole
 
+    def kind(self, kind: object) -> Mapping[Key, Object]:
+        """The objects of one kind; the very same as another state's if neither was changed."""
+        return self._kinds.get(kind, _NOTHING)
+
+    def get(self, key: Key) -> Object | None:
+        return self._kinds.get(key[0], _NOTHING).get(key)
+
     def __getitem__(self, key: Key) -> Object:
-        return self._objects[key]
+        return self._kinds[key[0]][key]
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kinds.get(key[0], _NOTHING)
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._objects)
+        return chain.from_iterable(self._kinds.values())
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return sum(map(len, self._kinds.values()))
 
-    # What `Mapping` derives from the above is several times slower, and a failover waits for it.
+    def values(self) -> Iterator[Object]:
+        return chain.from_iterable(objects.values() for objects in self._kinds.values())
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._objects
-
-    def items(self) -> ItemsView[Key, Object]:
-        return self._objects.items()
-
-    def values(self) -> ValuesView[Object]:
-        return self._objects.values()
+    def items(self) -> Iterator[tuple[Key, Object]]:
+        return chain.from_iterable(objects.items() for objects in self._kinds.values())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, KernelState) and self._objects == other._objects
+        return isinstance(other, KernelState) and self._kinds == other._kinds
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"KernelState({list(self._objects.values())!r})"
+        return f"KernelState({list(self.values())!r})"
 
     def changed(self, objects: Mapping[Key, Object | None]) -> KernelState:
         """With these objects put in, or taken out where there is None."""
         copy = KernelState.merged([self])
+        for kind in {key[0] for key in objects}:
+            copy._kinds[kind] = dict(self.kind(kind))
         for key, item in objects.items():
             if item is None:
-                copy._objects.pop(key, None)
+                copy._kinds[key[0]].pop(key, None)
             else:
-                copy._objects[key] = item
+                copy._kinds[key[0]][key] = item
+        copy._kinds = {kind: objects for kind, objects in copy._kinds.items() if objects}
         return copy
 
     def differences(self, other: KernelState) -> Iterator[tuple[Object | None, Object | None]]:
         """Pairs of what is here and what is there under one key, where they are not equal."""
-        mine, others = self._objects, other._objects
-        for key, item in mine.items():
-            theirs = others.get(key)
-            if item is not theirs and item != theirs:
-                yield item, theirs
-        for key, theirs in others.items():
-            if key not in mine:
-                yield None, theirs
+        for kind in {**self._kinds, **other._kinds}:
+            mine, others = self.kind(kind), other.kind(kind)
+            if mine is others:
+                continue
+            for key, item in mine.items():
+                theirs = others.get(key)
+                if item is not theirs and item != theirs:
+                    yield item, theirs
+            for key, theirs in others.items():
+                if key not in mine:
+                    yield None, theirs
+
+    def sharing(self, other: KernelState) -> KernelState:
+        """The same state, which shares with the other the kinds that they agree on."""
+        copy = KernelState()
+        for kind, objects in self._kinds.items():
+            theirs = other.kind(kind)
+            copy._kinds[kind] = other._kinds[kind] if objects == theirs else objects
+        return copy
+
+
+_NOTHING: Mapping[Key, Object] = {}

@@ -14,12 +14,12 @@ nothing).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from mlbd.core import prefixes
 from mlbd.core.classify import Classifier, Entry
-from mlbd.core.decision import Decision, Pick
+from mlbd.core.decision import Decision, Pick, View
 from mlbd.core.layout import WISH, Identities, Layout, chain_name
 from mlbd.core.match import Box, box
 from mlbd.core.ranges import family_of, of_prefix
@@ -42,12 +42,15 @@ def map_name(policy: str, family: Family) -> str:
     return f"pick{family}_{policy}"
 
 
-def steering(settings: Settings, identities: Identities, decision: Decision) -> Iterator[KernelState]:
-    """Maps as decided, and the chains, which are kept."""
+Pins = tuple[tuple[str, str], ...]
+"""Uplinks with the IPv6 prefixes whose hosts must leave by them, because another uplink would not translate."""
+
+
+def footing(settings: Settings, identities: Identities, pinned: Pins) -> KernelState:
+    """The chains, which facts shape."""
     codes = tuple(identities.uplinks.items())
-    pinned = pins(settings, decision)
-    yield _chains(settings.rules, settings.policies, codes, pinned, settings.marks_own(4), settings.marks_own(6))
-    yield KernelState(_maps(settings, identities, decision, {name for name, _ in pinned}))
+    marks = settings.marks_own(4), settings.marks_own(6)
+    return _chains(settings.rules, settings.policies, codes, pinned, *marks)
 
 
 def renewals(settings: Settings, layout: Layout, identities: Identities) -> list[Chain]:
@@ -68,11 +71,12 @@ SAMPLED = f"numgen random mod {_SAMPLE} == 0 jump renew"
 # Maps.
 
 
-def _maps(settings: Settings, identities: Identities, decision: Decision, pinned: set[str]) -> Iterator[Object]:
+def balancing(settings: Settings, identities: Identities, decision: Decision, pinned: Pins) -> Iterator[Object]:
+    """The maps, which verdicts shape."""
     for policy in settings.policies:
         for family in FAMILIES:
             chosen, code = decision.picks[policy.name, family], identities.policies[policy.name]
-            wishes = {name: _wish(identities, name) for name in policy.members}
+            wishes = _wishes(policy, tuple(identities.uplinks[name] for name in policy.members))
             yield _slot_map(map_name(policy.name, family), policy, chosen, wishes, code)
     for rule, policy, family in _sticky(settings):
         chosen, code = decision.picks[policy.name, family], identities.policies[policy.name]
@@ -81,21 +85,27 @@ def _maps(settings: Settings, identities: Identities, decision: Decision, pinned
         keeps = tuple(wishes[name] if name in chosen.chosen else "" for name in policy.members)
         yield SlotMap(f"keep{family}_{rule.name}", keeps)
     used = {rule.use for rule in settings.rules}
+    used6 = used.union(name for name, _ in pinned)
     for uplink in settings.uplinks:
         for family in FAMILIES:
-            if uplink.name in used or (family == 6 and uplink.name in pinned):
+            if uplink.name in (used if family == 4 else used6):
                 carries = decision.carries(uplink.name, family)
                 yield SlotMap(_use_name(uplink.name, family), (_wish(identities, uplink.name) if carries else "",))
 
 
-def _slot_map(name: str, policy: Policy, chosen: Pick, wishes: dict[str, str], code: int) -> SlotMap:
+@lru_cache(maxsize=64)
+def _wishes(policy: Policy, codes: tuple[int, ...]) -> Mapping[str, str]:
+    return {name: chain_name(WISH, code, name) for name, code in zip(policy.members, codes, strict=True)}
+
+
+def _slot_map(name: str, policy: Policy, chosen: Pick, wishes: Mapping[str, str], code: int) -> SlotMap:
     """Slots without an element leave a connection unmarked: to `main`."""
     whole = chain_name(WISH, code, policy.name)
     refused = chosen.last_resort in ("unreachable", "blackhole")
     if policy.method == "multipath":
         return SlotMap(name, (whole if chosen.chosen or refused else "",))
     if chosen.chosen:
-        return SlotMap(name, tuple(wishes[uplink] for uplink in chosen.slots()))
+        return SlotMap(name, tuple(map(wishes.__getitem__, chosen.slots())))
     return SlotMap(name, (whole if refused else "",) * SLOTS)
 
 
@@ -107,7 +117,7 @@ def _chains(
     rules: tuple[Rule, ...],
     policies: tuple[Policy, ...],
     uplink_codes: tuple[tuple[str, int], ...],
-    pins: tuple[tuple[str, str], ...],
+    pins: Pins,
     *marking: bool,
 ) -> KernelState:
     identities = Identities(dict(uplink_codes), {})
@@ -226,10 +236,8 @@ def _sticky_chains(rule: Rule, policy: Policy, family: Family, identities: Ident
 # IPv6 prefixes.
 
 
-def pins(settings: Settings, decision: Decision) -> tuple[tuple[str, str], ...]:
-    """Uplinks with the prefixes whose hosts must leave by them, because another uplink would not translate."""
+def pins(settings: Settings, views: Mapping[str, View]) -> Pins:
     natural = [u.name for u in settings.uplinks if u.nat6 == "none"]
-    views = decision.views
     owned = {u.name: prefixes.owned(u, views[u.name].facts, views[u.name].prefixes) for u in settings.uplinks}
     return tuple(
         (name, prefix)

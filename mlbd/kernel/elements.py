@@ -64,8 +64,9 @@ def _messages(change: Change) -> Iterator[tuple[int, int, bytes]]:
     """Type, flags and payload of each message: deletions first, for an element can't be replaced."""
     match change.old, change.new:
         case SlotMap(name, old), SlotMap(_, new):
-            gone = [_element(i) for i, slot in enumerate(old) if i >= len(new) or new[i] != slot]
-            come = [_element(i, _verdict(slot)) for i, slot in enumerate(new) if i >= len(old) or old[i] != slot]
+            moved = [i for i, (was, now) in enumerate(zip(old, new, strict=False)) if was != now]
+            gone = [_element(i) for i in (*moved, *range(len(new), len(old)))]
+            come = [_element(i, _verdict(new[i])) for i in (*moved, *range(len(old), len(new)))]
         case MarkSet(name, before), MarkSet(_, after):
             gone = [_element(mark) for mark in sorted(before - after)]
             come = [_element(mark) for mark in sorted(after - before)]

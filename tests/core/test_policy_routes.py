@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from mlbd.core.decision import Decision, View, decide
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.layout import Identities
-from mlbd.core.routing import routing
+from mlbd.core.routing import balancing
 from mlbd.core.settings import Policy, Settings, Uplink
 from mlbd.core.state import Hop, Route
 
@@ -25,9 +25,7 @@ def view(name: str, gateway: str | None, *, point_to_point: bool = False) -> Vie
 
 def hops(views: dict[str, View]) -> tuple[Hop, ...]:
     decision = Decision(views, decide(SETTINGS, views, True), frozenset(), True)
-    found = [
-        o for part in routing(SETTINGS, Identities({"a": 1, "b": 2}, {"all": 127}), decision) for o in part.values()
-    ]
+    found = balancing(SETTINGS, Identities({"a": 1, "b": 2}, {"all": 127}), decision)
     return next(o.hops for o in found if isinstance(o, Route) and o.family == 6 and o.table == 20127)
 
 

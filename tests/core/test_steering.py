@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlbd.core.classify import Classifier
-from mlbd.core.decision import Decision, View, decide
+from mlbd.core.decision import View
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.layout import Identities, Layout
 from mlbd.core.match import OWN, Box, Packet, box, matching
-from mlbd.core.routing import MAIN_TABLE, routing
+from mlbd.core.routing import MAIN_TABLE, footing
 from mlbd.core.settings import MAIN, Daemon, Family, Policy, Rule, Selector, Settings, Uplink
 from mlbd.core.state import Rule as KernelRule
 from mlbd.core.steering import _entries
@@ -216,8 +216,7 @@ def kernel_rules(wanted: list[Rule]) -> list[KernelRule]:
     """The routing rules by priority, those of both families."""
     all_settings = Settings(uplinks=UPLINKS, policies=POLICIES, rules=tuple(wanted))
     views = {"a": view(1), "b": view(2)}
-    decision = Decision(views, decide(all_settings, views, True), frozenset(), True)
-    found = [o for part in routing(all_settings, IDENTITIES, decision) for o in part.values()]
+    found = [o for part in footing(all_settings, IDENTITIES, views) for o in part.values()]
     return sorted((o for o in found if isinstance(o, KernelRule)), key=lambda rule: rule.priority)
 
 

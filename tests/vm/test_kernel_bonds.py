@@ -111,7 +111,7 @@ def test_options_are_changed_there_and_back(subject: Subject, mode: int) -> None
         subject.put(replace(before, active=""))
         if name != "down":
             assert replace(subject.bond(), active="") == replace(before, active=""), name
-        assert KernelState(PORTS).items() <= subject.look().items(), name
+        assert {*KernelState(PORTS).items()} <= {*subject.look().items()}, name
 
 
 def test_lacp_comes_with_its_rate(subject: Subject) -> None:
@@ -153,11 +153,11 @@ def test_the_mode_is_changed_with_ports_in_it(subject: Subject, mode: int) -> No
     before = subject.bond()
     subject.put(replace(before, mode=mode, active=""))
     assert replace(subject.bond(), active="") == replace(before, mode=mode, active="")
-    assert KernelState(PORTS).items() <= subject.look().items()
+    assert {*KernelState(PORTS).items()} <= {*subject.look().items()}
     reason = subject.change(subject.bond(), replace(subject.bond(), mode=9))
     assert reason == "the mode or lacp_rate of bond0 can't be changed: invalid option value"
     assert replace(subject.bond(), active="") == replace(before, mode=mode, active="")
-    assert KernelState(PORTS).items() <= subject.look().items()
+    assert {*KernelState(PORTS).items()} <= {*subject.look().items()}
 
 
 def test_a_bond_of_others_is_adopted(subject: Subject) -> None:
