@@ -359,12 +359,12 @@ class Router:
         conntrack = self.settings.conntrack
         if conntrack.tcp != "reset" or not self.settled:
             return frozenset()
-        usable = self._usable()
+        usable, before = self._usable(), now - conntrack.tcp_reset_after
         # Not while it is RISING: it answers again, and would carry what has waited.
         return frozenset(
             name
             for name, u in self._uplinks.items()
-            if u.verdict == "DOWN" and now >= u.down_since + conntrack.tcp_reset_after and self._alternative(name, usable)
+            if u.verdict == "DOWN" and u.down_since <= before and self._alternative(name, usable)
         ) - {name for pick in self._picks.values() for name in pick.chosen}
 
     def _note_picks(self, picks: Mapping[tuple[str, Family], Pick]) -> None:

@@ -144,9 +144,9 @@ class LinuxKernel:
         """See `lookup.connections`. Blocks; may be called in a thread. Raises OSError."""
         return lookup.connections(family, protocol, source, destination, port, source_port)
 
-    def sysctls(self, interfaces: Collection[str], filtered: Collection[str] = ()) -> list[bytes]:
-        """See `sysctl.raw`."""
-        return sysctl.raw(interfaces, filtered)
+    def sysctls(self, indexes: Collection[int]) -> list[bytes]:
+        """All settings of these interfaces and of multipath routes, for comparison only. Raises OSError."""
+        return [*sysctl.raw(), *self._routing.configurations(indexes)]
 
     def counters(self) -> dict[str, int]:
         """Packets by the name of each nftables counter. Raises OSError."""

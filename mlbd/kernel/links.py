@@ -22,7 +22,7 @@ NEW, DELETE, GET = 16, 17, 18
 GET_ADDRESS = 22
 _IFINFOMSG = struct.Struct("=BxHiII")
 """struct ifinfomsg: family, type, index, flags, change."""
-_IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_CARRIER = 3, 29, 33
+_IFLA_IFNAME, _IFLA_AF_SPEC, _IFLA_EXT_MASK, _IFLA_CARRIER = 3, 26, 29, 33
 _SKIP_STATISTICS = 1 << 3
 _IFF_UP, _IFF_LOOPBACK, _IFF_POINTOPOINT, _IFF_LOWER_UP = 0x1, 0x8, 0x10, 0x10000
 _SCOPE_UNIVERSE, _SCOPE_HOST = 0, 254
@@ -52,6 +52,18 @@ class Link(Struct, frozen=True):
     loopback: bool
     shown: Mapping[int, bytes] = {}
     """All that the kernel says of it: values by type (IFLA_*, linux/if_link.h)."""
+
+
+@reading("an interface")
+def configurations(messages: Iterable[bytes], indexes: Collection[int]) -> list[bytes]:
+    """What the interfaces' settings are (net.ipv4.conf and net.ipv6.conf), for comparison only: one dump has them all,
+    which are seven files of each interface.
+    """
+    return [
+        attributes(message, HEADER.size + _IFINFOMSG.size).get(_IFLA_AF_SPEC, b"")
+        for message in messages
+        if _IFINFOMSG.unpack_from(message, HEADER.size)[2] in indexes
+    ]
 
 
 @reading("an interface")

@@ -92,6 +92,10 @@ class RtNetlink:
         found = [n for n in neighbours.read(listed) if n.device == facts.index and n.address in addresses]
         return replace(facts, neighbours=tuple(sorted((n.address, n.hardware) for n in found)))
 
+    def configurations(self, indexes: Collection[int]) -> list[bytes]:
+        """See `links.configurations`. Raises OSError."""
+        return links.configurations(self._requests.dump(links.GET, links.DUMP_REQUEST), indexes)
+
     def neighbour_overflows(self) -> int:
         """How often a table of neighbours was full, since the system started; of all network namespaces."""
         return sum(map(neighbours.overflows, self._requests.dump(neighbours.GET_TABLE, neighbours.TABLE_DUMP_REQUEST)))

@@ -55,10 +55,10 @@ def observe(interfaces: Iterable[str], filtered: Collection[str] = ()) -> Iterat
         yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
 
 
-def raw(interfaces: Iterable[str], filtered: Collection[str] = ()) -> list[bytes]:
-    """What the files of those that `observe` would show have in them, for comparison only: it costs a tenth."""
+def raw() -> list[bytes]:
+    """What the files of those settings have in them that are of no single interface, for comparison only."""
     found = []
-    for scope, name in _asked(interfaces, filtered):
+    for scope, name in (*_asked((), ()), (ALL, FILTER)):
         try:
             file = os.open(_path(scope, name), os.O_RDONLY)
         except (OSError, ValueError):

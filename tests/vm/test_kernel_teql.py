@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,7 +118,11 @@ def test_the_reverse_path_filter_of_a_member(first_namespace: Subject, teql: Non
     subject.add(Saved("t1", (("rp_filter", "0"),)))
     assert subject.observe({}, ["t1"]).state["sysctl", "t1", "rp_filter"] == Sysctl("t1", "rp_filter", "2")
     assert subject.change(Saved("t1", (("rp_filter", "0"),)), None) == ""
-    assert [subject.kernel.sysctls([], each)[4:] for each in ((), ("t1",))] == [[], [b"2\n", b"0\n"]]
+    index, before = socket.if_nametoindex("t1"), subject.kernel.sysctls([])
+    assert before[-1] == b"0\n"
+    with_t1 = subject.kernel.sysctls([index])
+    subject.add(Sysctl("t1", "rp_filter", "1"))
+    assert (subject.kernel.sysctls([]), subject.kernel.sysctls([index]) == with_t1) == (before, False)
     assert subject.change(None, Sysctl("/all", "rp_filter", "0")) == (
         "net.ipv4.conf.all.rp_filter is not a setting that mlbd changes"
     )
