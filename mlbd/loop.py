@@ -314,10 +314,12 @@ class Loop:
         refused = {e.change.kind for e in errors}
         switched = refused <= {*ASIDE, "rule", "route"}
         bundled = refused.isdisjoint({"bond", "port"})
+        cutting = asyncio.create_task(self._cut(stranded & router.to_cut())) if switched else None
+        await asyncio.sleep(0)  # it begins: packets wait for it
         for transition in transitions:
             done = bundled if transition.bundle else switched
             self._report.transition(transition, at - transition.at if done else None)
-        texts = await self._cut(stranded & router.to_cut()) if switched else []
+        texts = [] if cutting is None else await cutting
         if refused <= ASIDE:
             gone = await self._apply(stages.retiring)
             made += stages.retiring

@@ -105,6 +105,8 @@ class TableReader:
 
     def __init__(self) -> None:
         self._requests = Requests(NETLINK_NETFILTER)
+        self._last: tuple[int, list[Nft] | None] | None = None
+        """What was read, and of which generation."""
 
     def close(self) -> None:
         self._requests.close()
@@ -116,8 +118,12 @@ class TableReader:
 
     @reading("nftables")
     def read(self) -> list[Nft] | None:
-        """Everything in the table, as it was at one moment; None if there is no table."""
+        """Everything in the table, as it was at one moment; None if there is no table. It is read only when it may have
+        changed.
+        """
         before = self.generation()
+        if self._last is not None and self._last[0] == before:
+            return self._last[1]
         for _ in range(_TRIES):
             try:
                 found = list(self._objects()) if self._exists() else None
@@ -127,6 +133,7 @@ class TableReader:
                 found = None
             after = self.generation()
             if after == before:
+                self._last = after, found
                 return found
             before = after
         raise OSError(errno.EINTR, "nftables changes faster than it can be read")

@@ -15,6 +15,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_network
 from math import inf
 from typing import Literal, NamedTuple
@@ -240,7 +241,7 @@ def _encoded(route: Route, protocol: int, scope: int, hops: Sequence[Hop]) -> by
     if len(hops) == 1:
         (hop,) = hops
         flags = _ONLINK if hop.onlink else 0
-        parts += [attribute(_RTA_OIF, packed(device_index(hop.device))), _gateway(hop)]
+        parts += [attribute(_RTA_OIF, packed(known_index(hop.device))), _gateway(hop)]
     elif hops:
         parts.append(attribute(_RTA_MULTIPATH, b"".join(map(_nexthop, hops))))
     header = _HEADER.pack(
@@ -252,7 +253,7 @@ def _encoded(route: Route, protocol: int, scope: int, hops: Sequence[Hop]) -> by
 def _nexthop(hop: Hop) -> bytes:
     gateway = _gateway(hop)
     flags = _ONLINK if hop.onlink else 0
-    return _NEXTHOP.pack(_NEXTHOP.size + len(gateway), flags, hop.weight - 1, device_index(hop.device)) + gateway
+    return _NEXTHOP.pack(_NEXTHOP.size + len(gateway), flags, hop.weight - 1, known_index(hop.device)) + gateway
 
 
 def _gateway(hop: Hop) -> bytes:
@@ -265,3 +266,7 @@ def device_index(device: str) -> int:
         return socket.if_nametoindex(device)
     except (OSError, ValueError):  # ValueError: no interface can have this name
         raise OSError(errno.ENODEV, f"there is no interface {device}") from None
+
+
+known_index = lru_cache(maxsize=1024)(device_index)
+"""For changes that belong together; then `cache_clear`, for a device may be made anew under its name."""

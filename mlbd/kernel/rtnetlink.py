@@ -117,8 +117,9 @@ class RtNetlink:
             self._devices.change(change)
 
     def forget(self) -> None:
-        """The changes that belong together are made: the next deletion of a rule looks anew."""
+        """The changes that belong together are made: rules are listed, and devices found, anew."""
         self._listings.clear()
+        routes.known_index.cache_clear()
 
     def _listing(self, family: Family) -> Listing:
         """All of our rules. Listing them for each deletion would take seconds for some hundred rules."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -80,17 +81,23 @@ def read(messages: Iterable[bytes], protocol: int) -> tuple[list[ListedRule], li
     ours: list[ListedRule] = []
     others: list[Rule] = []
     for message in messages:
-        found = attributes(message, HEADER.size + _HEADER.size)
-        rule = _rule(message, found)
-        if number(found.get(_FRA_PROTOCOL, b"")) == protocol:
-            ours.append(ListedRule(rule, message[HEADER.size :]))
-        elif rule not in _STANDARD:
-            others.append(rule)
+        listed, who = _listed(message[HEADER.size :])
+        if who == protocol:
+            ours.append(listed)
+        elif listed.rule not in _STANDARD:
+            others.append(listed.rule)
     return ours, others
 
 
-def _rule(message: bytes, found: dict[int, bytes]) -> Rule:
-    family, length, source_length, tos, table, _, _, action, flags = _HEADER.unpack_from(message, HEADER.size)
+@lru_cache(maxsize=4096)
+def _listed(payload: bytes) -> tuple[ListedRule, int]:
+    """The rule, and the protocol number of who made it. Look after look shows the same."""
+    found = attributes(payload, _HEADER.size)
+    return ListedRule(_rule(payload, found), payload), number(found.get(_FRA_PROTOCOL, b""))
+
+
+def _rule(payload: bytes, found: dict[int, bytes]) -> Rule:
+    family, length, source_length, tos, table, _, _, action, flags = _HEADER.unpack_from(payload)
     others = [
         f"attribute {kind} {value.hex()}"
         for kind, value in found.items()

@@ -48,28 +48,31 @@ def observe(interfaces: Iterable[str], filtered: Collection[str] = ()) -> Iterat
     filter of the interfaces `filtered`, and what `/all` has of it, if any are.
     """
     for scope, name in _asked(interfaces, filtered):
-        try:
-            value = _path(scope, name).read_text().strip()
-        except (OSError, ValueError):
-            continue  # the interface does not exist, or vanishes at this moment
-        yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
+        found = _read(scope, name)
+        if found:  # else the interface does not exist, or vanishes at this moment
+            value = found.decode(errors="replace").strip()
+            yield Sysctl(scope, name, str(int(value)) if value.isdecimal() else value)
 
 
 def raw() -> list[bytes]:
     """What the files of those settings have in them that are of no single interface, for comparison only."""
-    found = []
-    for scope, name in (*_asked((), ()), (ALL, FILTER)):
-        try:
-            file = os.open(_path(scope, name), os.O_RDONLY)
-        except (OSError, ValueError):
-            continue
-        try:
-            found.append(os.read(file, 64))
-        except OSError:
-            pass
-        finally:
-            os.close(file)
-    return found
+    return [_read(scope, name) for scope, name in (*_asked((), ()), (ALL, FILTER))]
+
+
+def _read(scope: str, name: str) -> bytes:
+    """What the file has in it, nothing if it can't be read. By system calls: a look reads seven for each interface, and
+    `Path.read_text` takes five times as long.
+    """
+    try:
+        file = os.open(_path(scope, name), os.O_RDONLY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return b""
+    try:
+        return os.read(file, 64)
+    except OSError:
+        return b""
+    finally:
+        os.close(file)
 
 
 def write(sysctl: Sysctl) -> None:

@@ -25,6 +25,7 @@ ACTIONS = {1: "lookup", 2: "goto", 3: "nop"}
 def _devices() -> Iterator[None]:
     with veth_pairs():
         yield
+    routes.known_index.cache_clear()
 
 
 def understood(message: Any, kind: int, payload: bytes) -> Any:
