@@ -37,6 +37,7 @@ from mlbd.hooks import Hooks
 from mlbd.kernel import CarrierReader, LinuxKernel, Watch
 from mlbd.loop import Loop
 from mlbd.maintenance import Maintenance
+from mlbd.miimon import Miimon
 from mlbd.planning import plan_of
 from mlbd.probe import Prober
 from mlbd.release import release
@@ -73,6 +74,7 @@ class Daemon:
         self._suspicion = Suspicion(kernel.neighbour_overflows, received_bytes)
         self._watch = Watch(self.loop.link, self.loop.look_again, self._overrun, lambda: kernel.port)
         self._carrier = CarrierReader()
+        self._miimon = Miimon(self.loop, self._carrier.read, self._doubt)
         self._stop = asyncio.Event()
         self._failure: Exception | None = None
 
@@ -104,7 +106,7 @@ class Daemon:
                 tasks = [
                     group.create_task(self.loop.run(), name="loop"),
                     group.create_task(self._watch.run(), name="watch"),
-                    group.create_task(self._miimon(), name="miimon"),
+                    group.create_task(self._miimon.run(), name="miimon"),
                     group.create_task(self._kernel.hear_nftables(self.loop.look_again), name="nftables"),
                     group.create_task(self._guard_sysctls(), name="sysctls"),
                     group.create_task(self._ready(), name="ready"),
@@ -237,24 +239,14 @@ class Daemon:
 
     # What keeps running.
 
-    async def _miimon(self) -> None:
-        """Reads carrier, because the kernel may hold back the event for up to a second (net/core/link_watch.c)."""
-        while True:
-            period = self.loop.router.settings.daemon.miimon
-            await asyncio.sleep(period or 1.0)
-            self._suspect()
-            if not period:
-                continue
-            known = self.loop.router.watched()
-            for name, carrier in self._carrier.read(list(known)).items():
-                facts = known[name]
-                if carrier is not None and facts.up and carrier != facts.carrier:
-                    self.loop.link(name, facts.index, facts.up, carrier)
-
-    def _suspect(self) -> None:
-        router, suspicion = self.loop.router, self._suspicion
+    def _doubt(self) -> None:
+        """Asks whether lost probes are evidence, and says so when that changes."""
+        router, suspicion, now = self.loop.router, self._suspicion, time.monotonic()
+        suspects = router.suspects()
+        if not suspects and not suspicion.due(now):
+            return
         before = suspicion.doubt, suspicion.warning
-        suspicion.look(router.suspects(), len(router.settings.uplinks), time.monotonic())
+        suspicion.look(suspects, len(router.settings.uplinks), now)
         if suspicion.doubt != before[0]:
             router.doubt(suspicion.doubt)
             if suspicion.doubt:

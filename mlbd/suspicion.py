@@ -35,13 +35,17 @@ class Suspicion:
         self.warning = ""
         """What to tell people; "" if nothing."""
 
+    def due(self, now: float) -> bool:
+        return now >= self._asked + _ASK_EVERY
+
     def look(self, suspects: Collection[str], uplinks: int, now: float) -> None:
-        """`suspects`: interfaces whose probes fail though facts are fine, of so many uplinks."""
-        if suspects or now >= self._asked + _ASK_EVERY:
-            self._asked = now
-            with contextlib.suppress(OSError):
-                self._count(now)
-                self._weigh(suspects, uplinks, now)
+        """`suspects`: interfaces whose probes fail though facts are fine, of so many uplinks. To be called while there
+        are any, and when it is `due`.
+        """
+        self._asked = now
+        with contextlib.suppress(OSError):
+            self._count(now)
+            self._weigh(suspects, uplinks, now)
         self.doubt = FULL if now < self._full_until else ""
 
     def _count(self, now: float) -> None:

@@ -45,6 +45,7 @@ class Router:
         self._departed: set[str] = set()
         self._picks: dict[tuple[str, Family], Pick] = {}
         self._lan_prefixes: tuple[str, ...] = ()
+        self._watched: dict[str, InterfaceFacts] | None = None
         if left is not None:
             self._remember(left)
 
@@ -52,7 +53,7 @@ class Router:
 
     def load(self, settings: Settings, now: float) -> list[Transition]:
         """New settings. An uplink that keeps its name keeps its id, facts, windows and verdict."""
-        before = self.identities
+        before, self._watched = self.identities, None
         self.identities = assign(settings, before)
         self._orphans |= _vanished(before, self.identities)
         out: list[Transition] = []
@@ -78,7 +79,7 @@ class Router:
         self, facts: Mapping[str, InterfaceFacts], now: float, lan_prefixes: tuple[str, ...] = ()
     ) -> list[Transition]:
         """A full look."""
-        self._lan_prefixes = lan_prefixes
+        self._lan_prefixes, self._watched = lan_prefixes, None
         of_members = self._follow(self._bundles.see(facts, now), now)
         facts = self._attributed(self._carried(facts))
         shared = sharing.shared(self.settings.uplinks)
@@ -91,6 +92,7 @@ class Router:
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
         """The kernel said something about one interface."""
+        self._watched = None
         of_members = self._follow(self._bundles.see_link(name, index, up, carrier, now), now)
         uplinks = [u for u in self._by_interface.get(name, ()) if not u.settings.members]
         return of_members + self._noted(t for uplink in uplinks for t in uplink.see_link(index, up, carrier, now))
@@ -178,9 +180,12 @@ class Router:
 
     def watched(self) -> Mapping[str, InterfaceFacts]:
         """What is believed of the interfaces that exist."""
-        own = {name: uplinks[0] for name, uplinks in self._by_interface.items() if not uplinks[0].settings.members}
-        found = {name: uplink.facts for name, uplink in own.items()}
-        return {name: facts for name, facts in found.items() if facts is not None} | self._bundles.watched()
+        if self._watched is None:
+            own = {name: uplinks[0] for name, uplinks in self._by_interface.items() if not uplinks[0].settings.members}
+            found = {name: uplink.facts for name, uplink in own.items()}
+            self._watched = {name: facts for name, facts in found.items() if facts is not None}
+        members = self._bundles.watched()
+        return self._watched | members if members else self._watched
 
     def deadline(self) -> float:
         """When `advance` or `orders` will have something to do although nothing happens."""

@@ -12,6 +12,7 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Self
 
 _SIOCETHTOOL = 0x8946
@@ -26,7 +27,8 @@ class CarrierReader:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._answer = array.array("I", [_ETHTOOL_GLINK, 0])
-        self._pointer = self._answer.buffer_info()[0]
+        pointer = self._answer.buffer_info()[0]
+        self._request = lru_cache(maxsize=512)(lambda name: _IFREQ.pack(name.encode()[:15], pointer))
 
     def read(self, names: Iterable[str]) -> dict[str, bool | None]:
         """Carrier by interface name; False if administratively down, None if it does not exist or can't say."""
@@ -36,7 +38,7 @@ class CarrierReader:
         # The answer is written where the command stood, so the command is written anew.
         self._answer[0], self._answer[1] = _ETHTOOL_GLINK, 0
         try:
-            fcntl.ioctl(self._socket, _SIOCETHTOOL, _IFREQ.pack(name.encode()[:15], self._pointer))
+            fcntl.ioctl(self._socket, _SIOCETHTOOL, self._request(name))
         except OSError:
             return None
         return bool(self._answer[1])

@@ -64,6 +64,10 @@ class _RawSocket4(ICMPv4Socket):  # type: ignore[misc]
         made = socket.socket(socket.AF_INET, type, socket.IPPROTO_ICMP)
         return _prepared(made, self.place, _SOL_RAW, _ICMP_FILTER, struct.pack("@I", blocked))
 
+    def _checksum(self, data: bytes) -> int:
+        # RFC 1071: a sum of 16-bit words with end-around carry is a remainder by 65535. icmplib adds byte by byte.
+        return 0xFFFF - int.from_bytes(data + bytes(len(data) % 2)) % 0xFFFF
+
 
 class _RawSocket6(ICMPv6Socket):  # type: ignore[misc]
     """As `_RawSocket4`; the kernel computes the checksum (RFC 3542 section 3.1)."""
@@ -78,6 +82,9 @@ class _RawSocket6(ICMPv6Socket):  # type: ignore[misc]
             blocked[passed >> 5] &= ~(1 << (passed & 31))
         made = socket.socket(socket.AF_INET6, type, socket.IPPROTO_ICMPV6)
         return _prepared(made, self.place, socket.IPPROTO_ICMPV6, _ICMP6_FILTER, struct.pack("@8I", *blocked))
+
+    def _checksum(self, data: bytes) -> int:
+        return 0
 
 
 def _prepared(made: socket.socket, place: tuple[str, int], level: int, option: int, types: bytes) -> socket.socket:
