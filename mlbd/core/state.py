@@ -8,7 +8,7 @@ that `observe(apply(x)) == x` holds for every class here (`tests/kernel/contract
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Literal
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from mlbd.core.settings import Family
 
-Key = tuple[str | int | None, ...]
+Key = tuple[Hashable, ...]
 """The kind of object, and what tells it from others of its kind."""
 
 
@@ -45,7 +45,7 @@ class Route(Struct, frozen=True):
         return ("route", self.family, self.table, self.destination, self.metric)
 
 
-class Rule(Struct, frozen=True):
+class Rule(Struct, frozen=True, cache_hash=True):
     """A routing rule that carries our protocol number. The kernel cannot replace rules, so all of it is its key."""
 
     family: Family
@@ -74,11 +74,7 @@ class Rule(Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        return (
-            "rule", self.family, self.priority, self.action, self.table, self.target, self.mark, self.mask,
-            self.source, self.oif, self.iif, self.suppress_prefixlen, self.destination, self.protocol,
-            str(self.source_ports), str(self.ports), self.other,
-        )  # fmt: skip
+        return ("rule", self)
 
 
 class Statement(Struct, frozen=True, eq=False):

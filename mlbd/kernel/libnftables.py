@@ -14,6 +14,12 @@ from mlbd.core.ports import KernelUnavailableError
 from mlbd.kernel.netlink import NETLINK_NETFILTER
 
 
+_MUCH = 16384
+"""Characters of commands after which the memory that was freed is given back (malloc_trim(3), where the C library has
+it): a whole ruleset leaves megabytes.
+"""
+
+
 class NftError(Exception):
     """nft refused; the message is its first line, and the command it complains of."""
 
@@ -34,6 +40,7 @@ class LibNftables:
             raise KernelUnavailableError(
                 f"the kernel has no netfilter ({error.strerror}): mlbd needs Linux with CONFIG_NF_TABLES"
             ) from None
+        self._give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
         self._context: int | None = self._library.nft_ctx_new(0)
         if self._context is None:
             raise KernelUnavailableError("libnftables does not start: there is not enough memory")
@@ -46,6 +53,8 @@ class LibNftables:
         status = library.nft_run_cmd_from_buffer(context, commands.encode())
         library.nft_ctx_get_output_buffer(context)  # which empties it
         error = library.nft_ctx_get_error_buffer(context)
+        if len(commands) > _MUCH and self._give_back is not None:
+            self._give_back(0)
         if status:
             raise NftError(_complaint(error.decode(errors="replace")))
 

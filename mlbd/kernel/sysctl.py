@@ -32,7 +32,7 @@ FILTER = "rp_filter"
 """Only of interfaces that are asked for with it."""
 ALL = "/all"
 """The scope of what is for all interfaces, as far as it is stricter than theirs; only read."""
-_ROOT = Path("/proc/sys/net")
+_ROOT = "/proc/sys/net"
 
 
 def _asked(interfaces: Iterable[str], filtered: Collection[str]) -> Iterator[tuple[str, str]]:
@@ -81,7 +81,7 @@ def write(sysctl: Sysctl) -> None:
         raise ValueError(f"net.ipv4.conf.all.{sysctl.name} is not a setting that mlbd changes")
     path = _path(sysctl.scope, sysctl.name)
     try:
-        path.write_text(sysctl.value)
+        Path(path).write_text(sysctl.value)
     except FileNotFoundError as error:
         missing = f"setting {path}" if sysctl.scope in GLOBAL_SCOPES else f"interface {sysctl.scope}"
         raise OSError(error.errno, f"there is no {missing}") from None
@@ -90,11 +90,11 @@ def write(sysctl: Sysctl) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _path(scope: str, name: str) -> Path:
+def _path(scope: str, name: str) -> str:
     if scope in GLOBAL_SCOPES and name in GLOBAL_NAMES:
-        return _ROOT / scope[1:] / name
+        return f"{_ROOT}{scope}/{name}"
     if scope == ALL and name == FILTER:
-        return _ROOT / "ipv4/conf/all" / name
+        return f"{_ROOT}/ipv4/conf/all/{name}"
     if "/" in scope or scope in ("", ".", "..", "all", "default") or name not in (*NAMES, FILTER):
         raise ValueError(f"net.ipv4.conf.{scope}.{name} is not a setting that mlbd changes")
-    return _ROOT / ("ipv6" if name in OF_IPV6 else "ipv4") / "conf" / scope / name
+    return f"{_ROOT}/{'ipv6' if name in OF_IPV6 else 'ipv4'}/conf/{scope}/{name}"
