@@ -13,12 +13,28 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-from bench import carrier, decision, flaps, flush, footprint, outage, page, probes, rules, shares, silent
+from bench import (
+    carrier,
+    decision,
+    flaps,
+    flush,
+    footprint,
+    forwarding,
+    idle_cycle,
+    many,
+    outage,
+    page,
+    probes,
+    rules,
+    shares,
+    silent,
+    starting,
+)
 from bench.row import Row
 from mlbd.lab import sandbox
 from mlbd.lab.namespaces import LabError
 
-MOST_MINUTES = 20
+MOST_MINUTES = 25
 """When a run is ended, whatever it waits for. The sandbox removes what it leaves."""
 
 BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -27,10 +43,14 @@ BENCHMARKS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "flaps": flaps.run,
     "shares": shares.run,
     "outage": outage.run,
-    "footprint": footprint.run,
-    "probes": probes.run,
-    "rules": rules.run,
     "decision": decision.run,
+    "probes": probes.run,
+    "footprint": footprint.run,
+    "many": many.run,
+    "starting": starting.run,
+    "idle_cycle": idle_cycle.run,
+    "forwarding": forwarding.run,
+    "rules": rules.run,
     "flush": flush.run,
 }
 

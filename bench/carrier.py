@@ -1,8 +1,10 @@
-"""A cable is pulled, under 1,000 new connections and 1,000 packets of a stream a second, all by that uplink.
+"""A cable is pulled: from the kernel's own word of it to the kernel changed, and what a stream loses meanwhile.
 
-Both routers, mlbd's and the reference's, have their cables pulled in turns, so they share whatever the machine does.
-The kernel holds carrier events back, for all namespaces together: a second after the last one at most. The cable is
-therefore pulled within that second after it was put back.
+The routers of mlbd and of the references stand side by side and have their cables pulled in turns, so they share
+whatever the machine does; a `watcher` in each tells when its kernel was changed.
+
+The kernel holds carrier events of network cards back, for all namespaces together: a second after the last one at most.
+Such a cable is therefore pulled within that second after it was put back.
 """
 
 from __future__ import annotations
@@ -13,80 +15,170 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from bench import peers
 from bench.masquerade import masquerade
-from bench.row import Row, at_most
+from bench.row import Row, at_most, within
+from bench.watcher import Watcher, What
 from mlbd.lab.daemon import Daemon, uplink_tables
 from mlbd.lab.network import Network
 from mlbd.lab.stream import UdpStream
-from mlbd.lab.traffic import attempts
 
-RATE = 1000.0
-"""New connections a second; what it resolves is 1 ms."""
-MOST_LOST = 150
-"""Packets of the stream."""
-AT_ONCE = 0.3
-"""Seconds; a connection that takes longer lost its first SYN, which is sent again after one second."""
+UPLINKS = 8
+MIIMON = 100.0
+"""Milliseconds; the default of `miimon`."""
+REST = 0.15
+"""Seconds after mlbd has its uplink back: the full look that follows is over, as when a cable is pulled in life."""
 
-FIRST_THEN_SECOND = """
-[[policy]]
-name = "first"
-method = "failover"
-members = ["wan1", "wan2"]
-
-[probe]
-interval = "100ms"
-rise = 2
-hold_max = "0s"
-"""
-"""Everything goes by the cable that is pulled; quick probes, so that it soon goes there again."""
+RETURNS_AT_ONCE = '\n[probe]\nrise = 1\nhold_max = "0s"\n'
+FIRST_THEN_SECOND = '\n[[policy]]\nname = "first"\nmethod = "failover"\nmembers = ["wan1", "wan2"]\n'
+"""Every stream goes by the cable that is pulled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    moved: float
-    """Milliseconds from pulling until all new connections succeed at once."""
-    lost: int
-    """Packets of the stream."""
+    reacted: float
+    """Milliseconds from the kernel's word that the carrier is lost to the kernel changed."""
+    took: float
+    """Milliseconds from the call that pulls the cable to the kernel changed."""
+
+
+class Bench:
+    """A router whose first cable is pulled, and what tells that its kernel was changed."""
+
+    def __init__(self, net: Network, what: What) -> None:
+        self.net, self._what = net, what
+        with net.inside("router"):
+            self._index = socket.if_nametoindex(net.uplink(1).interface)
+        self._watcher = Watcher(net)
+
+    def changed(self, since: float) -> float:
+        """When its kernel was first changed at or after a moment, monotonic seconds. Waits for it."""
+        return self._watcher.first(self._what, since)
+
+    def pull(self) -> Pull:
+        began = time.monotonic()
+        self.net.unplug(1)
+        changed = self.changed(began)
+        lost = self._watcher.first("lost", began, index=self._index)
+        return Pull(1000 * max(0.0, changed - lost), 1000 * (changed - began))
+
+    def put_back(self) -> None:
+        """Returns when what was changed has been changed back."""
+        began = time.monotonic()
+        self.net.plug(1)
+        self.changed(began)
+        if self._what == "map":
+            time.sleep(REST + 0.1 * random.random())  # carrier is read at regular times, cables are pulled at any
+
+    def stream(self) -> int:
+        """Pull the cable under a stream; how many of its packets were lost."""
+        with UdpStream(self.net, "lan1", rate=1000, limit=10) as stream:
+            stream.wait_started()
+            time.sleep(0.1 * random.random())
+            self.pull()
+            time.sleep(0.1)
+            return stream.stop(linger=0.1).lost
 
 
 def run(quick: bool) -> Iterator[Row]:
-    count = 5 if quick else 25
-    yield from _pulls(count, "kernel delays the event", limit=150.0, prompt=False, window=0.6)
-    yield from _pulls(count, "kernel tells at once", limit=10.0, prompt=True, window=0.2)
+    yield from _at_once(20 if quick else 100)
+    yield _delayed(10 if quick else 100)
+    yield _lost("kernel tells at once", 5 if quick else 20, 10, prompt=True)
+    yield _lost("kernel delays the event", 5 if quick else 10, MIIMON + 10, prompt=False)
 
 
-def _pulls(count: int, when: str, *, limit: float, prompt: bool, window: float) -> Iterator[Row]:
-    ours, theirs = [], []
+def _ours(stack: ExitStack, uplinks: int, config: str, *, prompt: bool) -> Bench:
+    net = stack.enter_context(Network(uplinks, prompt_carrier=prompt))
+    stack.enter_context(Daemon(net, uplink_tables(net) + config + RETURNS_AT_ONCE))
+    return Bench(net, "map")
+
+
+def _floor(stack: ExitStack, *, prompt: bool) -> Bench:
+    net = stack.enter_context(Network(2, prompt_carrier=prompt, default_routes=False))
+    _listen(net)
+    return Bench(net, "route")
+
+
+def _at_once(count: int) -> Iterator[Row]:
+    ours: list[Pull] = []
+    floor: list[Pull] = []
+    theirs: list[Pull] = []
     with ExitStack() as stack:
-        net = stack.enter_context(Network(2, prompt_carrier=prompt))
-        other = stack.enter_context(Network(2, prompt_carrier=prompt, default_routes=False))
-        daemon = stack.enter_context(Daemon(net, uplink_tables(net) + FIRST_THEN_SECOND))
-        _listen(other)
-        for _ in range(count):
-            ours.append(_pull(net, window))
-            net.plug(1)
-            daemon.wait_for(lambda status: all(uplink["usable"] for uplink in status["uplinks"]))
-            theirs.append(_pull(other, window if prompt else 1.3))
-            other.plug(1)
-            time.sleep(0.1)
-    yield at_most(
-        f"cable pulled, {when}: until all new connections succeed",
-        [pull.moved for pull in ours],
-        limit,
+        mlbd = _ours(stack, UPLINKS, "", prompt=True)
+        listener = _floor(stack, prompt=True)
+        keepalived = Bench(stack.enter_context(Network(2, prompt_carrier=True)), "address")
+        began = time.monotonic()
+        installed = peers.keepalived(keepalived.net)
+        if installed:
+            keepalived.changed(began)
+        for number in range(count):
+            turns = [(mlbd, ours), (listener, floor)]
+            if installed and number % 4 == 0:
+                turns.append((keepalived, theirs))
+            for bench, found in turns:
+                found.append(bench.pull())
+                bench.put_back()
+    what = f"carrier lost to kernel changed, {UPLINKS} uplinks, kernel tells at once"
+    reacted = [pull.reacted for pull in ours]
+    yield within(
+        what,
+        reacted,
         "ms",
-        reference=[pull.moved for pull in theirs],
+        median=1.5,
+        p99=6.0,
+        reference=[pull.reacted for pull in floor],
+        name="bare listener",
+        times=4.0,
+    )
+    yield within(
+        what,
+        reacted,
+        "ms",
+        reference=[pull.reacted for pull in theirs],
+        name="keepalived" if installed else "keepalived: not installed",
+    )
+
+
+def _delayed(count: int) -> Row:
+    ours: list[Pull] = []
+    theirs: list[Pull] = []
+    with ExitStack() as stack:
+        mlbd, listener = _ours(stack, UPLINKS, "", prompt=False), _floor(stack, prompt=False)
+        for number in range(count):
+            ours.append(mlbd.pull())
+            mlbd.put_back()
+            if number % 10 == 0:
+                theirs.append(listener.pull())
+                listener.put_back()
+    return within(
+        f"cable pulled to kernel changed, {UPLINKS} uplinks, kernel delays the event",
+        [pull.took for pull in ours],
+        "ms",
+        most=MIIMON + 10,
+        reference=[pull.took for pull in theirs],
         name="bare listener",
     )
-    yield at_most(
+
+
+def _lost(when: str, count: int, limit: float, *, prompt: bool) -> Row:
+    ours: list[int] = []
+    theirs: list[int] = []
+    with ExitStack() as stack:
+        mlbd = _ours(stack, 2, FIRST_THEN_SECOND, prompt=prompt)
+        listener = _floor(stack, prompt=prompt)
+        for _ in range(count):
+            for bench, found in ((mlbd, ours), (listener, theirs)):
+                found.append(bench.stream())
+                bench.put_back()
+    return at_most(
         f"cable pulled, {when}: packets lost of 1,000 a second",
-        [pull.lost for pull in ours],
-        MOST_LOST,
+        ours,
+        limit,
         "",
-        reference=[pull.lost for pull in theirs],
+        reference=theirs,
         name="bare listener",
     )
 
@@ -100,21 +192,3 @@ def _listen(net: Network) -> None:
     process = net.spawn("router", command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
-
-
-def _pull(net: Network, window: float) -> Pull:
-    """Pull the first cable and watch for so many seconds."""
-    with UdpStream(net, "lan1", rate=1000, limit=10) as stream, ThreadPoolExecutor(1) as pool:
-        stream.wait_started()
-        count = int(RATE * (window + 0.3))
-        tried = pool.submit(attempts, net, "lan1", count, rate=RATE, timeout=AT_ONCE, at_once=count)
-        time.sleep(0.1 + 0.2 * random.random())
-        pulled = time.monotonic()
-        net.unplug(1)
-        after = [attempt for attempt in tried.result() if attempt.started >= pulled]
-        found = stream.stop(linger=0.1)
-    failed = [number for number, attempt in enumerate(after) if attempt.took is None]
-    if failed and failed[-1] + 1 == len(after):
-        return Pull(1000 * (after[-1].started - pulled), found.lost)  # not yet: at least the whole window
-    first_good = after[failed[-1] + 1].started if failed else pulled
-    return Pull(1000 * (first_good - pulled), found.lost)

@@ -73,3 +73,38 @@ def all_of(what: str, right: int, total: int) -> Row:
     """A row about something that must always happen."""
     missing = total - right
     return Row(what, f"{right} of {total}", "all", f"{missing} did not" if missing else "")
+
+
+def within(
+    what: str,
+    samples: Sequence[float],
+    unit: str,
+    *,
+    median: float | None = None,
+    p99: float | None = None,
+    most: float | None = None,
+    reference: Sequence[float] = (),
+    name: str = "",
+    times: float | None = None,
+) -> Row:
+    """A row with several limits: of the median, the 99th percentile, the largest, and of the ratio of the medians.
+
+    With `name` and no samples of it, the name is all that the row's reference says.
+    """
+    limits = [("median", 50, median), ("p99", 99, p99), ("max", 100, most)]
+    wanted = [(key, percentile(samples, percent), limit) for key, percent, limit in limits if limit is not None]
+    texts = [f"{key} at most {figure(limit, unit)}" for key, _, limit in wanted]
+    missed = [f"{key} {figure(found - limit, unit)} too much" for key, found, limit in wanted if found > limit]
+    by = percentile(samples, 50) / percentile(reference, 50) if reference else None
+    if times is not None:
+        texts.append(f"ratio at most {times:g}")
+        if by is not None and by > times:
+            missed.append(f"ratio {by:.2f}")
+    return Row(
+        what,
+        spread(samples, unit),
+        ", ".join(texts),
+        ", ".join(missed),
+        f"{name}: {spread(reference, unit)}" if reference else name,
+        f"{by:.2f}" if by is not None else "",
+    )
