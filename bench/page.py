@@ -36,16 +36,22 @@ run. The ratio is ours divided by the reference's, of medians: under 1 is less t
   `ip route replace` without the delay of any discovery
 - bare asyncio prober: sends the same probes and ignores the answers (`bench/prober.py`)
 - libnftables alone: replaces all elements of a map with as many slots as there are uplinks, and does nothing else
-- fping, ping: Debian's
+- fping, ping, keepalived, ip and nft, conntrack: Debian's; keepalived only knows carriers, and removes an address
+- dpinger, foomuuri: where the variables DPINGER and FOOMUURI give the paths of their programs; a probe every 100 ms,
+  and the rest as in `bench/peers.py`
+- masquerading only; a mark, two rules and tables: the least that a router of several uplinks has for a packet
+- Python with asyncio imported: the interpreter, before anything of ours
 
 ## What limits these figures
 
-Every packet and every process shares the machine's cores, with the senders too. Time until new connections succeed is
-told apart by 1 ms for a pulled cable and by 10 ms for a silent provider. It begins before the call that pulls the
-cable, which itself takes 1 to 5 ms, and it ends after the last connection that failed or lost its SYN, even if others
-before it succeeded. Of fewer than 100 repetitions the 99th percentile is the largest, and that is what is compared with
-what is wanted. A veth pair is no network card: where the kernel delays carrier events, it is made to by giving both
-ends the same index (`mlbd/lab/layout.py`, `wan_link`).
+What is missed, by how much and why, and what would get there: [decisions/performance.md](decisions/performance.md).
+
+Every packet and every process shares the machine's cores, with the senders too. When the kernel was changed is what a
+process of its own is told by the kernel (`bench/watcher.py`). Time until new connections succeed is told apart by
+10 ms; it ends after the last connection that failed or lost its SYN, even if others before it succeeded. Of fewer than
+100 repetitions the 99th percentile is the largest, and that is what is compared with what is wanted. A veth pair is no
+network card: where the kernel delays carrier events, it is made to by giving both ends the same index
+(`mlbd/lab/layout.py`, `wan_link`).
 """
 
 
