@@ -13,7 +13,6 @@ import socket
 from mlbd.core.ports import KernelUnavailableError
 from mlbd.kernel.netlink import NETLINK_NETFILTER
 
-
 _MUCH = 16384
 """Characters of commands after which the memory that was freed is given back (malloc_trim(3), where the C library has
 it): a whole ruleset leaves megabytes.
