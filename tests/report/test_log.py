@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import io
 import json
 import logging
@@ -118,7 +119,8 @@ def journalled(program: str, count: int) -> list[dict[str, str]]:
         "import os; s = os.fstat(2); os.environ['JOURNAL_STREAM'] = f'{s.st_dev}:{s.st_ino}'\n"
         f"from mlbd.report.log import Log; log = Log()\n{program}"
     )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+    with (path.parent / "lock").open("w") as lock, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # files of tests run side by side, and there is one such place
         journald.bind(str(path))
         journald.settimeout(5)
         try:
