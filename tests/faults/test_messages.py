@@ -20,7 +20,7 @@ FOREIGN = (
     "nft add chain inet office pre { type filter hook prerouting priority mangle ; }",
     "nft add rule inet office pre ip saddr 192.168.1.9 meta mark set 0x42",
 )
-FIRST = 20
+FIRST = 15
 """More than the messages of a look."""
 SHOWN = ("ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "nft -a list ruleset")
 
