@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -277,9 +276,6 @@ class Daemon:
     async def _ready(self) -> None:
         """READY after the first applied cycle; then the watchdog is fed from this event loop, and no other."""
         await self.loop.first_cycle()
-        # What was made until now stays, and no collection has to look through it again: one takes 15 ms.
-        gc.collect()
-        gc.freeze()
         self._service.ready(self.status())
         while True:
             await asyncio.sleep(self._service.period)
