@@ -40,7 +40,7 @@ from mlbd.miimon import Miimon
 from mlbd.planning import plan_of
 from mlbd.probe import Prober
 from mlbd.release import release
-from mlbd.report import History, Log, Metrics, Service, received_bytes
+from mlbd.report import History, Log, Metrics, Service, TrackFiles, received_bytes
 from mlbd.suspicion import Suspicion
 
 GUARD_EVERY = 0.8
@@ -61,6 +61,7 @@ class Daemon:
         self._metrics = Metrics(self.status, self._connections)
         self._service = Service()
         self._history = History(Path(settings.daemon.control).with_name("events.jsonl"))
+        self._tracks = TrackFiles(Path(settings.daemon.control).with_name("keepalived"))
         self._hooks = Hooks(settings.daemon.hooks, log, self._metrics.hook_ran)
         self._prober = Prober(self._heard)
         self.loop = Loop(kernel, router, self._prober.send, self)
@@ -100,6 +101,7 @@ class Daemon:
         await control.start()
         self._history.load()
         self._maintenance.restore()
+        self._show_tracks()
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -109,6 +111,7 @@ class Daemon:
                     group.create_task(self._kernel.hear_nftables(self.loop.look_again), name="nftables"),
                     group.create_task(self._guard_sysctls(), name="sysctls"),
                     group.create_task(self._ready(), name="ready"),
+                    group.create_task(self._tracks.run(self._service.period), name="track files"),
                     group.create_task(self._hooks.run(), name="hooks"),
                 ]
                 if self.settings.daemon.metrics is not None:
@@ -245,7 +248,7 @@ class Daemon:
         if not suspects and not suspicion.due(now):
             return
         before = suspicion.doubt, suspicion.warning
-        suspicion.look(suspects, len(router.settings.uplinks), now)
+        suspicion.look(suspects, sum(not u.peer for u in router.settings.uplinks), now)
         if suspicion.doubt != before[0]:
             router.doubt(suspicion.doubt)
             if suspicion.doubt:
@@ -281,6 +284,9 @@ class Daemon:
             await asyncio.sleep(self._service.period)
             self._service.alive(self.status())
 
+    def _show_tracks(self) -> None:
+        self._tracks.show(self.loop.router.carrying())
+
     def _overrun(self) -> None:
         """The kernel dropped netlink messages: whatever they said, look."""
         self._metrics.overrun()
@@ -292,6 +298,7 @@ class Daemon:
     def transition(self, transition: Transition, took: float | None) -> None:
         self._log.transition(transition, took)
         self._history.add(transition, took)
+        self._show_tracks()
         if transition.bundle:
             self._hooks.notify(transition, None, None)
             return
@@ -303,6 +310,7 @@ class Daemon:
             self._metrics.failover(took)
 
     def cycle(self, cycle: CycleStatus, changes: Sequence[Change]) -> None:
+        self._show_tracks()
         self._metrics.cycle(cycle, changes)
         self._log.refused(cycle.errors, time.monotonic())
 

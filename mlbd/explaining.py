@@ -227,5 +227,5 @@ class Explainer(Struct, frozen=True):
         return [
             f"{name} is not usable: an established connection by it is reset when its client next sends"
             for name in connections
-            if name in self.decision.dead and asked.protocol == TCP
+            if (name, asked.family) in self.decision.dead and asked.protocol == TCP
         ]

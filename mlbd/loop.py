@@ -20,7 +20,7 @@ from mlbd.core.describe import describe_object
 from mlbd.core.desired import desired
 from mlbd.core.drift import advice
 from mlbd.core.layout import Layout
-from mlbd.core.plan import ASIDE, Change, Stages, apply, plan, urgent
+from mlbd.core.plan import ASIDE, Change, Stages, apply, begins_to_translate, plan, urgent
 from mlbd.core.ports import ApplyError, Kernel, Observation
 from mlbd.core.probing import Failure, Order, Outcome
 from mlbd.core.router import Router
@@ -100,6 +100,8 @@ class Loop:
         """Programs that changed something since the last look."""
         self._pending: list[Transition] = []
         self._first = asyncio.Event()
+        self._cycled = asyncio.Event()
+        """Set when the cycle that is going on, or the next one, has ended."""
 
     # What the outside tells. All synchronous, all cheap.
 
@@ -155,6 +157,8 @@ class Loop:
         while True:
             began = self._clock()
             await self._cycle()
+            self._cycled.set()
+            self._cycled = asyncio.Event()
             self._arm()
             reconsider = self.router.reconsider(began)
             while not self._pending:
@@ -169,6 +173,11 @@ class Loop:
     async def first_cycle(self) -> None:
         """Returns when a first cycle has been made, as far as the kernel lets it."""
         await self._first.wait()
+
+    async def followed(self) -> None:
+        """Returns when the kernel has followed what has happened so far, as far as it lets itself."""
+        while self._pending:
+            await self._cycled.wait()
 
     def stop(self) -> None:
         """No more probes."""
@@ -320,6 +329,12 @@ class Loop:
             done = bundled if transition.bundle else switched
             self._report.transition(transition, at - transition.at if done else None)
         texts = [] if cutting is None else await cutting
+        unmade = {e.change for e in errors}
+        if any(begins_to_translate(change) and change not in unmade for change in made):
+            try:
+                await self._kernel.begin_anew()
+            except OSError as error:
+                texts.append(f"connections from before could not be made to begin anew: {error}")
         if refused <= ASIDE:
             gone = await self._apply(stages.retiring)
             made += stages.retiring

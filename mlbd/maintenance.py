@@ -68,6 +68,7 @@ class Maintenance:
         reason = "drained until it is resumed" if seconds == inf else f"drained for {seconds_text(seconds)}"
         self._loop.drain(name, seconds, reason)
         self._save()
+        await self._loop.followed()
         others = self._alternative(name)
         return f"{name} is {reason}" + ("" if others else "; but nothing else is usable, so it goes on")
 
@@ -77,6 +78,7 @@ class Maintenance:
             raise Refused(f"{name} is not drained")
         self._loop.resume(name, "resumed")
         self._save()
+        await self._loop.followed()
         return f"{name} is resumed"
 
     def transition(self, transition: Transition, took: float | None) -> None:

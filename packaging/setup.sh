@@ -107,7 +107,7 @@ python=$(find_python)
 
 # Unpacked and not installed: installed, they would be services that run. Needs no rights. Where this fails, the tests
 # with them are skipped.
-packages="vsftpd avahi-autoipd openresolv isc-dhcp-server isc-dhcp-client libfaketime prometheus"
+packages="vsftpd avahi-autoipd openresolv isc-dhcp-server isc-dhcp-client libfaketime prometheus keepalived conntrackd"
 
 unpack() {
     rm -rf build/debian.new
@@ -129,6 +129,14 @@ unpack() {
         dpkg-deb -x "$package" build/debian.new || return
     done
     rm -r build/debian.new/download
+    # For those who start them by name, with build/debian/bin in their PATH: with the libraries from here.
+    mkdir build/debian.new/bin
+    libraries=$PWD/build/debian/usr/lib/$(uname -m)-linux-gnu:$PWD/build/debian/lib/$(uname -m)-linux-gnu
+    for program in keepalived conntrackd; do
+        printf '#!/bin/sh\nLD_LIBRARY_PATH="%s" exec "%s" "$@"\n' \
+            "$libraries" "$PWD/build/debian/usr/sbin/$program" >build/debian.new/bin/$program
+        chmod 755 build/debian.new/bin/$program
+    done
     echo "$packages" >build/debian.new/.packages
     rm -rf build/debian
     mv build/debian.new build/debian

@@ -75,7 +75,7 @@ def explain(
     kernel: Router, settings: Settings, usable: str = "fiber cable lte", *, dead: str = "",
     rules: tuple[RoutingRule, ...] = (), routes: tuple[WideRoute, ...] = (), **asked: object,
 ) -> Explanation:  # fmt: skip
-    now = replace(decision(settings, usable), dead=frozenset(dead.split()))
+    now = replace(decision(settings, usable), dead=frozenset((name, 4) for name in dead.split()))
     seen = Observation(KernelState(), foreign_rules=rules, wide_routes=routes)
     explainer = Explainer(kernel, settings, assign(settings, Identities({}, {})), now, seen)
     return asyncio.run(explainer.answer({"destination": "203.0.113.1", **asked}))

@@ -54,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
     status = command("status", "Show uplinks, verdicts with reasons, quality, shares.")
     status.add_argument("--json", action="store_true", help="for programs")
     status.add_argument("--watch", action="store_true", help="again every second, until interrupted")
+    status.add_argument(
+        "--exit-code",
+        metavar="NAME",
+        help="only whether this uplink or policy carries traffic, also by the exit status",
+    )
     explain = command("explain", "Say where a packet would go, and why.")
     explain.add_argument("destination", metavar="DST", help="an IPv4 or IPv6 address")
     explain.add_argument("--from", dest="source", metavar="SRC", help="who sends it; without it, the router itself")
@@ -80,7 +85,10 @@ def parser() -> argparse.ArgumentParser:
         "demo", "Build a network in namespaces, run the daemon on it, break uplinks, show what happens.",
         configured=False,
     )  # fmt: skip
-    demo.add_argument("-c", "--config", type=Path, metavar="FILE", help="run the demo's daemon with this file")
+    demo.add_argument(
+        "-c", "--config", type=Path, metavar="FILE",
+        help="run the demo's daemon with this file; a directory with router1/ and router2/: the demo of two routers",
+    )  # fmt: skip
     demo.add_argument(
         "--fault", choices=("silent", "carrier", "flap"), help="only this one, instead of one after the other"
     )

@@ -56,6 +56,10 @@ def check(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     from mlbd.report.screen import render
 
+    if options.exit_code is not None:
+        from mlbd.cli.carrying import carrying
+
+        return carrying(options, _control(options.config))
     while True:
         try:
             answer = request(_control(options.config), "status")
@@ -211,7 +215,14 @@ def release(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     from mlbd.lab.demo import demo as show
 
-    if options.config is not None and load_or_complain(options.config) is None:
+    files = [] if options.config is None else [options.config]
+    if options.config is not None and options.config.is_dir():
+        from mlbd.lab.pair_demo import complaint
+
+        if said := complaint(options.config, options.fault):
+            return _say(said, 2)
+        files = [options.config / f"router{n}" / "mlbd.toml" for n in (1, 2)]
+    if None in [load_or_complain(file) for file in files]:
         return 2
     return show(options)
 

@@ -41,17 +41,20 @@ def policies(tables: Sequence[Checked], uplinks: Sequence[Uplink]) -> tuple[Poli
     """The policies that the tables mean; nothing may be wrong with them."""
     usual = {uplink.name: uplink.weight for uplink in uplinks}
     if not tables:
-        return (Policy(name=IMPLICIT, tiers=(tuple(usual),), weights=tuple(usual.items())),)
+        lines, peers = ([u.name for u in uplinks if u.peer is peer] for peer in (False, True))
+        first = (tuple(lines), tuple(peers)) if peers else (tuple(lines),)
+        weights = tuple((name, usual[name]) for tier in first for name in tier)
+        return (Policy(name=IMPLICIT, tiers=first, weights=weights),)
     found = []
     for table in tables:
         spread = tiers(table)
-        weights = usual | table["weights"]
+        own = usual | table["weights"]
         found.append(
             Policy(
                 name=table["name"],
                 method=table["method"],
                 tiers=spread,
-                weights=tuple((name, weights[name]) for tier in spread for name in tier),
+                weights=tuple((name, own[name]) for tier in spread for name in tier),
                 last_resort=table["last_resort"],
             )
         )

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from mlbd.config.bundles import bonds, by_name, check_bundles, ports, teqls
 from mlbd.config.check import Checked
+from mlbd.config.peers import check_peers, is_peer, masquerades
 from mlbd.config.policies import IMPLICIT, check_policies, policies
 from mlbd.config.problems import Findings, Path, shown
 from mlbd.config.rules import check_rules, rules, used
@@ -41,6 +42,7 @@ def relate(tables: Tables, findings: Findings) -> None:
     if not uplinks or bundles:
         _paces(general, findings)
     check_policies(tables["policy"], uplinks, used(tables["rule"]), findings)
+    check_peers(uplinks, tables["policy"], general, findings)
     _each_its_own(tables["rule"], "name", "a name that no other rule has", findings, "rules are told apart by name")
     check_rules(tables, findings)
     _each_its_own(bundles, "name", "a name that no other bundle has", findings, "one interface is one bundle")
@@ -71,7 +73,8 @@ def _uplink(table: Checked, general: Checked, teql_tables: Mapping[str, Checked]
     if teql := teql_tables.get(table["interface"]):
         members = tuple(interface for _, interface in ports(teql))
         probe = replace(probe, targets=(), quorum=1)
-    return Uplink(**table.settings(), probe=probe, members=members)
+    found = table.settings() | {"masquerade": masquerades(table)}
+    return Uplink(**found, probe=probe, members=members)
 
 
 def _probing(probe: Checked) -> Probe:
@@ -116,9 +119,9 @@ def _clash(uplink: Checked, other: Checked, findings: Findings) -> bool:
         return error("gateway6", shown(uplink["gateway6"].address), "no gateway6", "only one of them can have IPv6")
     if len(fixed) == 2 and uplink["gateway"] == other["gateway"]:
         return error("gateway", shown(uplink["gateway"].address), "another gateway", apart)
-    if len(fixed) == 2 and uplink["masquerade"] != other["masquerade"]:
-        same = f"masquerade = {shown(other['masquerade'])}"
-        return error("masquerade", shown(uplink["masquerade"]), same, "translation is by interface")
+    if len(fixed) == 2 and masquerades(uplink) != masquerades(other):
+        same = f"masquerade = {shown(masquerades(other))}"
+        return error("masquerade", shown(masquerades(uplink)), same, "translation is by interface")
     return False
 
 
@@ -141,10 +144,11 @@ def _own_connections(uplinks: Sequence[Checked], daemon: Checked, findings: Find
     if not daemon.sound("own_connections") or daemon["own_connections"] != "mark":
         return
     for uplink in uplinks:
-        if uplink.sound("masquerade") and not uplink["masquerade"]:
+        if uplink.sound("masquerade", "peer") and not masquerades(uplink):
+            key, found = ("peer", "peer = true") if is_peer(uplink) else ("masquerade", "masquerade = false")
             findings.error(
-                uplink.at("masquerade"), 'masquerade = false with own_connections = "mark"',
-                'masquerade = true, or own_connections = "route"',
+                uplink.at(key), f'{found} with own_connections = "mark"',
+                'own_connections = "route"' if is_peer(uplink) else 'masquerade = true, or own_connections = "route"',
                 "marks choose after the source address was chosen, so that a packet of the router would leave here "
                 "with another uplink's address"
             )  # fmt: skip

@@ -137,6 +137,12 @@ UPLINK = Table(
             "(found by the unreachable route that its client leaves), else the prefix of the interface's own address.",
         ),
         Key(
+            name="peer", type=bool, default=False, expected="true or false",
+            explanation="The gateway is not a provider's but the other router of a pair, reached over a LAN. Clients "
+            "come in there, too, so nothing counts as having arrived from outside; nothing is translated, and nothing "
+            "that came from the peer is sent back to it. See [two routers](schemes/pair.md).",
+        ),
+        Key(
             name="id", type=Annotated[int, Meta(ge=1, le=MAX_UPLINK_ID)], default=Absent.NONE,
             expected=f"a whole number from 1 to {MAX_UPLINK_ID}",
             explanation="The number in its marks and tables; without it, one is given once and kept by name.",

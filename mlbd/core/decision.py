@@ -31,6 +31,12 @@ class View(Struct, frozen=True):
     degraded: bool = False
     carries: bool = False
     """It could carry traffic: it is usable, or would be if it were not drained."""
+    down: bool = False
+    """Its verdict is DOWN; else it may work, although it is perhaps not proven yet."""
+    peer: bool = False
+    """It is the other router of a pair."""
+    addresses: tuple[str, ...] = ()
+    """IPv4 addresses that it has, or had last."""
 
     def path(self, family: Family) -> Gateway | None:
         return self.paths[0 if family == 4 else 1]
@@ -68,8 +74,8 @@ class Pick(Struct, frozen=True):
 class Decision(Struct, frozen=True):
     views: Mapping[str, View]
     picks: Mapping[tuple[str, Family], Pick]
-    dead: frozenset[str]
-    """Uplinks whose established TCP connections are reset when they send."""
+    dead: frozenset[tuple[str, Family]]
+    """Uplinks whose established TCP connections, of a family, are reset when they send."""
     settled: bool
     lan_prefixes: tuple[str, ...] = ()
     """As of `mlbd.core.ports.Observation`."""
@@ -88,10 +94,14 @@ MAIN = Pick(last_resort="main")
 def decide(settings: Settings, views: Mapping[str, View], settled: bool) -> dict[tuple[str, Family], Pick]:
     """Before start-up has settled, everything is `main`'s."""
     return {
-        (policy.name, family): pick(policy, family, views) if settled else MAIN
+        (policy.name, family): decide_one(policy, family, views, settled)
         for policy in settings.policies
         for family in FAMILIES
     }
+
+
+def decide_one(policy: Policy, family: Family, views: Mapping[str, View], settled: bool) -> Pick:
+    return pick(policy, family, views) if settled else MAIN
 
 
 def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
@@ -115,6 +125,7 @@ def pick(policy: Policy, family: Family, views: Mapping[str, View]) -> Pick:
     with_path = [name for name in policy.members if views[name].path(family) is not None]
     if not with_path:
         return MAIN
-    # One that works, although it is drained, is better than none; the first of equals.
-    best = max(with_path, key=lambda name: (views[name].carries, views[name].down_since))
+    # One that works, although it is drained, is better than none, and a line of our own than a peer that is no better
+    # off; the first of equals.
+    best = max(with_path, key=lambda name: (views[name].carries, not views[name].peer, views[name].down_since))
     return Pick(((best, 1),), frozenset({best}), None, "best")

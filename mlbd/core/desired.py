@@ -13,7 +13,7 @@ from itertools import combinations
 
 from msgspec import Struct
 
-from mlbd.core import routing, ruleset
+from mlbd.core import peers, routing, ruleset
 from mlbd.core.bundling import bundling, left_alone, loosened
 from mlbd.core.decision import Decision, View
 from mlbd.core.layout import Identities
@@ -48,7 +48,7 @@ the hash of the sending socket where a device hands that over, as a veth does.""
 OF_TEQL = {"rp_filter": "2"}
 """Of members of TEQL that a strict one would make deaf (`mlbd.core.bundling.loosened`)."""
 
-CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE, *OF_TEQL)
+CHANGED = (*OF_ADDRESSED, *OF_NEIGHBOURS, *FIVE_TUPLE, *OF_TEQL, *peers.OF_LAN, *peers.OF_CONNTRACK)
 """Every name that is ever changed."""
 
 
@@ -58,6 +58,8 @@ def desired(settings: Settings, identities: Identities, decision: Decision, obse
     wanted = footing.sysctls
     if any(len(tier) > 1 for policy in settings.policies for tier in policy.tiers):
         wanted = wanted | {scope: _hash(scope, observed) for scope in ("/ipv4", "/ipv6")}
+    if peers.peers(settings):
+        wanted = wanted | {"/netfilter": peers.OF_CONNTRACK}
     if settings.teqls:
         wanted = wanted | dict.fromkeys(loosened(settings, observed), OF_TEQL)
     parts = [_settings_of_the_kernel(wanted, observed), KernelState(bundling(settings, decision.standings, observed))]
@@ -94,7 +96,7 @@ def _footing(settings: Settings, identities: Identities, decision: Decision) -> 
     global _last_footing  # noqa: PLW0603
     views = [decision.views[u.name] for u in settings.uplinks]
     reasons = [
-        (v.routes, v.families, v.prefixes)
+        (v.routes, v.families, v.prefixes, v.addresses)
         + (() if (f := v.facts) is None else (f.name, f.addresses, f.deprecated, f.delegated, f.neighbours))
         for v in views
     ]
@@ -136,6 +138,8 @@ def _settings_of_the_kernel(wanted: dict[str, dict[str, str]], observed: KernelS
 
 
 def _of_interface(uplink: Uplink, view: View, alike: bool) -> dict[str, str]:
+    if uplink.peer:
+        return peers.OF_LAN
     found = OF_ADDRESSED if view.prefixes or uplink.nat6 != "none" else OF_INTERFACES
     if alike:
         found = {name: value for name, value in found.items() if name != "arp_filter"} | OF_NEIGHBOURS

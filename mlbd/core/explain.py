@@ -129,7 +129,7 @@ def choose(settings: Settings, decision: Decision, packet: Packet) -> Choice:
     else:
         policy = next(p for p in settings.policies if p.name == decider.use)
         found = _by_policy(settings, decision, policy, packet)
-    notes = (*notes, *_strangers(settings, decision, packet, found))
+    notes = (*notes, *_strangers(settings, decision, packet, found), *_handed_back(settings, packet, found))
     chosen_by_mark = packet.interface != OWN or settings.marks_own(packet.family)
     if decider is not None and decider.sticky is not None and len(found.shares) > 1 and chosen_by_mark:
         kept = f"a source keeps the uplink that it used in the last {decider.sticky:g} s, if that is still a candidate"
@@ -140,9 +140,9 @@ def choose(settings: Settings, decision: Decision, packet: Packet) -> Choice:
 
 
 def _by_gateway(settings: Settings, shared: sharing.Shared, packet: Packet) -> Iterator[str]:
-    if packet.interface in shared:
-        names = " or ".join(u.name for u in settings.uplinks if u.interface == packet.interface)
-        yield f"if it comes from the gateway of {names}, what answers it leaves by that uplink, too"
+    names = [u.name for u in settings.uplinks if u.interface == packet.interface and not u.peer]
+    if names and packet.interface in shared:
+        yield f"if it comes from the gateway of {' or '.join(names)}, what answers it leaves by that uplink, too"
 
 
 def _by_uplink(name: str, notes: tuple[str, ...] = ()) -> Choice:
@@ -205,6 +205,13 @@ def _strangers(settings: Settings, decision: Decision, packet: Packet, found: Ch
     for name, _ in found.shares:
         if whose and name not in whose and settings.uplink(name).nat6 == "none":
             yield f"{name} does not translate an address of {' and '.join(sorted(whose))}, so it is rejected there"
+
+
+def _handed_back(settings: Settings, packet: Packet, found: Choice) -> Iterator[str]:
+    """Peers that get nothing back which they have sent."""
+    for name, _ in found.shares:
+        if settings.uplink(name).peer and settings.uplink(name).interface == packet.interface:
+            yield f"if {name} has sent it, it is refused: nothing goes back to where it came from"
 
 
 def _by_policy(settings: Settings, decision: Decision, policy: Policy, packet: Packet) -> Choice:

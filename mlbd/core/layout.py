@@ -181,3 +181,8 @@ def _free(codes: range, taken: set[int], avoid: set[int]) -> int:
         if code not in taken:
             return code
     raise ValueError("no code is free")
+
+
+def vanished(before: Identities, now: Identities) -> set[int]:
+    """Codes that connections may still carry although their uplink has them no more."""
+    return {code for name, code in before.uplinks.items() if now.uplinks.get(name) != code}

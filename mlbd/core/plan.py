@@ -17,6 +17,7 @@ from mlbd.core.state import (
     Address,
     Bond,
     Bundling,
+    Chain,
     KernelState,
     MarkSet,
     Object,
@@ -175,6 +176,12 @@ class Stages(Struct, frozen=True):
             elif settled or change.phase is Phase.PREPARE:
                 switching.append(change)
         return cls(saving, setting, switching, retiring if settled else [], restoring if settled else [])
+
+
+def begins_to_translate(change: Change) -> bool:
+    """Whether connections are translated from now on that were not before."""
+    new = change.new
+    return change.old is None and isinstance(new, Chain) and new.hook is not None and new.hook.type == "nat"
 
 
 def urgent(change: Change, state: KernelState) -> Change | None:

@@ -108,3 +108,11 @@ class Kernel(Protocol):
         It is one message that the kernel works through; the event loop is not blocked meanwhile.
         """
         ...
+
+    async def begin_anew(self) -> None:
+        """Delete the conntrack entries that nobody has answered and that are not translated. Raises OSError.
+
+        Whether a connection is translated is decided by its first packet. One that began before there were rules for
+        that, as while the router started, would leave with an address that nobody can answer for as long as it sends.
+        """
+        ...

@@ -19,10 +19,12 @@ _UNIQUE_LOCAL = Network("fc00::/7")
 
 
 def owned(uplink: Uplink, facts: InterfaceFacts | None, before: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The prefixes that are this uplink's, the one that LAN prefixes are translated to first.
+    """The prefixes that are this uplink's, the one that LAN prefixes are translated to first. A peer's are a LAN's.
 
     `before`: those it had when it last had an address. While it is gone, its hosts keep theirs.
     """
+    if uplink.peer:
+        return ()
     fixed = [uplink.prefix6] if uplink.prefix6 is not None else []
     if facts is None or not facts.addresses_of(6):
         return tuple(dict.fromkeys([*fixed, *before]))
@@ -31,9 +33,18 @@ def owned(uplink: Uplink, facts: InterfaceFacts | None, before: tuple[str, ...] 
 
 @lru_cache(maxsize=512)
 def _owned(fixed: tuple[str, ...], delegated: tuple[str, ...], addresses: tuple[str, ...]) -> tuple[str, ...]:
-    on_link = [str(ipaddress.ip_interface(a).network) for a in addresses]
+    near = _on_link(addresses)
     # A /128 of DHCPv6 says nothing about its neighbours; it is ours all the same, but nothing can be mapped to it.
-    return tuple(dict.fromkeys([*fixed, *delegated, *sorted(on_link, key=lambda n: int(n.partition("/")[2]))]))
+    return tuple(dict.fromkeys([*fixed, *delegated, *sorted(near, key=lambda n: int(n.partition("/")[2]))]))
+
+
+def on_link(facts: InterfaceFacts) -> list[str]:
+    """The IPv6 networks of an interface's addresses."""
+    return _on_link(facts.addresses_of(6))
+
+
+def _on_link(addresses: tuple[str, ...]) -> list[str]:
+    return [str(ipaddress.ip_interface(a).network) for a in addresses]
 
 
 @lru_cache(maxsize=512)

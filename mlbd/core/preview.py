@@ -29,7 +29,6 @@ def preview(
     """
     known: Mapping[str, View] = {} if now is None else now.views
     members: Mapping[str, Standing] = {} if now is None else now.standings
-    dead: frozenset[str] = frozenset() if now is None else now.dead
     standings = {
         name: replace(members.get(name, Standing(None)), facts=facts.get(interface))
         for bundle, interfaces in settings.bundles.items()
@@ -55,4 +54,5 @@ def preview(
             )
         views[uplink.name] = view
     picks = decide(settings, views, settled=True)
-    return Decision(views, picks, dead & views.keys(), True, lan_prefixes, standings)
+    dead = frozenset(() if now is None else ((name, family) for name, family in now.dead if name in views))
+    return Decision(views, picks, dead, True, lan_prefixes, standings)

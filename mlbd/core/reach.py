@@ -28,6 +28,8 @@ class Reach:
         """In which it has had a gateway."""
         self.prefixes: tuple[str, ...] = ()
         """As of `mlbd.core.prefixes.owned`, also while there is no interface."""
+        self.addresses: tuple[str, ...] = ()
+        """The last IPv4 addresses there were."""
         self._gateways: dict[Family, Gateway | None] = {4: None, 6: None}
         self._lingering: dict[Family, float] = {}
         self._carrier_lost: float | None = None
@@ -57,6 +59,7 @@ class Reach:
             self._follow_gateway(uplink, family, now)
         self.missing = self._missing(uplink, now)
         self.prefixes = prefixes.owned(uplink, self.facts, self.prefixes)
+        self.addresses = (() if self.facts is None else self.facts.addresses_of(4)) or self.addresses
 
     def address_of(self, target: str | None, family: Family | None) -> tuple[str | None, str]:
         """Where a target is (None: the gateway), and if that is not known or nothing can be sent there, why."""

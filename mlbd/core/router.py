@@ -13,9 +13,10 @@ from msgspec.structs import replace
 
 from mlbd.core import sharing
 from mlbd.core.bundles import Bundles
+from mlbd.core.carrying import carrying
 from mlbd.core.decision import Decision, Pick, decide
 from mlbd.core.facts import InterfaceFacts
-from mlbd.core.layout import Identities, Layout, assign
+from mlbd.core.layout import Identities, Layout, assign, vanished
 from mlbd.core.probing import Order, Outcome
 from mlbd.core.settings import FAMILIES, Family, Settings
 from mlbd.core.shares import shares
@@ -39,7 +40,7 @@ class Router:
         self._by_interface = _by_interface(self._uplinks.values())
         self._bundles = Bundles(settings, now)
         self._uncut: set[str] = set()
-        self._orphans = _vanished(adopted, self.identities)
+        self._orphans = vanished(adopted, self.identities)
         self._addresses: dict[tuple[str, Family], frozenset[str]] = {}
         """The last ones that an uplink had, without length."""
         self._departed: set[str] = set()
@@ -55,7 +56,7 @@ class Router:
         """New settings. An uplink that keeps its name keeps its id, facts, windows and verdict."""
         before, self._watched = self.identities, None
         self.identities = assign(settings, before)
-        self._orphans |= _vanished(before, self.identities)
+        self._orphans |= vanished(before, self.identities)
         out: list[Transition] = []
         uplinks = {}
         for uplink in settings.uplinks:
@@ -87,7 +88,7 @@ class Router:
             (u, sharing.narrowed(shared, u.settings, facts.get(u.settings.interface))) for u in self._uplinks.values()
         ]
         for uplink, its in found:
-            self._follow_addresses(uplink.settings.name, its)
+            self._follow_addresses(uplink.settings.name, None if uplink.settings.peer else its)
         return of_members + self._noted(t for uplink, its in found for t in uplink.see(its, now))
 
     def see_link(self, name: str, index: int, up: bool, carrier: bool, now: float) -> list[Transition]:
@@ -159,11 +160,11 @@ class Router:
     # What the outside asks.
 
     def suspects(self) -> Collection[str]:
-        """Interfaces of the uplinks whose probes fail although facts say that they could be answered."""
+        """Interfaces of the lines whose probes fail although facts say that they could be answered."""
         return [
             u.settings.interface
             for u in self._uplinks.values()
-            if u.verdict in ("FALLING", "DOWN") and u.view().paths != (None, None)
+            if u.verdict in ("FALLING", "DOWN") and not u.settings.peer and u.view().paths != (None, None)
         ]
 
     def interfaces(self) -> Collection[str]:
@@ -225,7 +226,7 @@ class Router:
     def stranded(self, code: int) -> tuple[str, ...]:
         """Addresses with which the router's own sockets can't leave but by this uplink, while it is out."""
         uplink = next((u for u in self._uplinks.values() if u.id == code), None)
-        if uplink is None or uplink.carries:
+        if uplink is None or uplink.carries or uplink.settings.peer:
             return ()
         every = [u.facts for u in self._uplinks.values()]
         shared = sharing.shared(self.settings.uplinks)
@@ -256,21 +257,26 @@ class Router:
         """`offset` turns monotonic into Unix time."""
         return self._bundles.status(now, offset)
 
+    def carrying(self) -> dict[str, bool | None]:
+        """Of every uplink and policy, as its status tells it."""
+        known = {name: u.carries if u.settled else None for name, u in self._uplinks.items()}
+        return carrying(self.settings, known, self.settled)
+
     def policy_status(self) -> tuple[PolicyStatus, ...]:
         """Shares are those of the family that more of the members serve, IPv4 if equal."""
-        out = []
+        out, known = [], self.carrying()
         for policy in (p for p in self.settings.policies if p.members):
             picks = [self._picks.get((policy.name, family), Pick()) for family in FAMILIES]
             chosen = max(picks, key=lambda p: len(p.chosen))
-            ratio = shares(chosen.slots())
-            resort = chosen.last_resort
+            ratio, resort = shares(chosen.slots()), chosen.last_resort
             members = tuple(
                 MemberStatus(uplink=name, tier=tier, share=ratio.get(name, 0.0))
                 for tier, names in enumerate(policy.tiers)
                 for name in names
             )
             text = f"best: {next(iter(chosen.chosen))}" if resort == "best" else resort
-            out.append(PolicyStatus(name=policy.name, method=policy.method, members=members, last_resort=text))
+            name, method = policy.name, policy.method
+            out.append(PolicyStatus(name=name, method=method, carries=known[name], members=members, last_resort=text))
         return tuple(out)
 
     # Inside.
@@ -360,17 +366,18 @@ class Router:
         others = usable - {name}
         return any(not others.isdisjoint(policy.members) for policy in shared)
 
-    def _dead(self, now: float) -> frozenset[str]:
+    def _dead(self, now: float) -> frozenset[tuple[str, Family]]:
         conntrack = self.settings.conntrack
         if conntrack.tcp != "reset" or not self.settled:
             return frozenset()
-        usable, before = self._usable(), now - conntrack.tcp_reset_after
+        before, dead = now - conntrack.tcp_reset_after, set[tuple[str, Family]]()
         # Not while it is RISING: it answers again, and would carry what has waited.
-        return frozenset(
-            name
-            for name, u in self._uplinks.items()
-            if u.verdict == "DOWN" and u.down_since <= before and self._alternative(name, usable)
-        ) - {name for pick in self._picks.values() for name in pick.chosen}
+        silent = [name for name, u in self._uplinks.items() if u.verdict == "DOWN" and u.down_since <= before]
+        for family in FAMILIES if silent else ():
+            usable = frozenset(name for name in self._usable() if self._uplinks[name].view().path(family) is not None)
+            chosen = {name for key, pick in self._picks.items() if key[1] == family for name in pick.chosen}
+            dead |= {(name, family) for name in silent if name not in chosen and self._alternative(name, usable)}
+        return frozenset(dead)
 
     def _note_picks(self, picks: Mapping[tuple[str, Family], Pick]) -> None:
         in_use = frozenset(name for p in picks.values() for name in p.chosen)
@@ -391,8 +398,3 @@ def _by_interface(uplinks: Iterable[UplinkState]) -> Mapping[str, list[UplinkSta
     for uplink in uplinks:
         found.setdefault(uplink.settings.interface, []).append(uplink)
     return found
-
-
-def _vanished(before: Identities, now: Identities) -> set[int]:
-    """Codes that connections may still carry although their uplink has them no more."""
-    return {code for name, code in before.uplinks.items() if now.uplinks.get(name) != code}

@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import product
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -44,9 +45,11 @@ def footing(settings: Settings, identities: Identities, views: Mapping[str, View
     for uplink in settings.uplinks:
         view, number = views[uplink.name], identities.uplinks[uplink.name]
         addresses = sharing.own_addresses(shared, uplink, view.facts, facts)
+        addresses = addresses or sharing.last_addresses(shared, uplink, view.addresses, facts)
         own = prefixes.owned(uplink, view.facts, view.prefixes)
         shares = uplink.interface in shared
-        yield _uplink(layout, uplink.interface, shares, number, view.routes, view.families, addresses, own)
+        sockets = "marked" if uplink.peer else "shared" if shares else "all"
+        yield _uplink(layout, uplink.interface, sockets, number, view.routes, view.families, addresses, own)
     first = identities.policies[settings.policies[0].name]
     marking = tuple(family for family in FAMILIES if settings.marks_own(family))
     yield _fixed(layout, first, marking)
@@ -80,20 +83,22 @@ def balancing(settings: Settings, identities: Identities, decision: Decision) ->
 def _uplink(
     layout: Layout,
     interface: str,
-    shares: bool,
+    sockets: Literal["all", "shared", "marked"],
     number: int,
     routes: Gateways,
     families: frozenset[Family],
     addresses: tuple[str, ...],
     own_prefixes: tuple[str, ...],
 ) -> KernelState:
+    """`sockets`: which of those that are bound to the interface leave by the uplink."""
     own, probes = layout.table(number), layout.probe_table(number)
     objects: list[Object] = []
     for family, gateway in zip(FAMILIES, routes, strict=True):
         mark = layout.mark(number)
         bound = Rule(family, layout.bound_priority(number), table=probes, oif=interface)
-        if shares:
+        if sockets == "shared":
             objects.append(replace(bound, priority=layout.shared_priority(number)))
+        if sockets != "all":
             bound = replace(bound, mark=mark, mask=layout.code_mask)
         objects.append(bound)
         objects.append(Rule(family, layout.mark_priority(number), table=own, mark=mark, mask=layout.code_mask))

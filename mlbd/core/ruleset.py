@@ -13,9 +13,10 @@ import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from mlbd.core import prefixes, ranges, sharing, steering
+from mlbd.core import peers, prefixes, ranges, sharing, steering
 from mlbd.core.decision import Decision, View
 from mlbd.core.layout import ARRIVE, FACT, WISH, Identities, Layout, chain_name
+from mlbd.core.peers import Peering
 from mlbd.core.settings import FAMILIES, Settings, Uplink
 from mlbd.core.state import Chain, Counter, Helper, Hook, KernelState, MarkSet, Object, Statement
 from mlbd.core.steering import SAMPLED, Pins, renewals
@@ -65,21 +66,24 @@ def footing(
     shared = sharing.shared(settings.uplinks)
     found = [(u, views[u.name].facts) for u in settings.uplinks]
     arrivals = tuple(tuple(sharing.arriving(shared, uplink, facts)) for uplink, facts in found)
-    yield _base(layout, numbers, settings.uplinks, own, arrivals, marking, renew)
+    peering = peers.peering(settings, identities, views)
+    yield _base(layout, numbers, settings.uplinks, own, arrivals, marking, renew, peering)
     every = [facts for _, facts in found]
     addresses = tuple(sharing.own_addresses(shared, uplink, facts, every) for uplink, facts in found)
     yield _leases(numbers, settings.uplinks, addresses)
-    yield _translation(settings.uplinks, own, lan_prefixes)
+    yield _translation(settings.uplinks, own, peers.lan_prefixes(settings.uplinks, views, lan_prefixes))
     yield _guard(settings.uplinks, addresses)
     yield _helpers(settings.conntrack.helpers)
-    yield steering.footing(settings, identities, pinned)
+    yield steering.footing(settings, identities, pinned, peering.sent)
 
 
 def balancing(settings: Settings, identities: Identities, decision: Decision, pinned: Pins) -> Iterator[Object]:
     """What verdicts shape: elements of maps and sets, and nothing else."""
     yield from steering.balancing(settings, identities, decision, pinned)
     layout = Layout.of(settings.daemon)
-    yield MarkSet("dead", frozenset(layout.mark(identities.uplinks[name]) for name in decision.dead))
+    for family in FAMILIES:
+        dead = (layout.mark(identities.uplinks[name]) for name, of in decision.dead if of == family)
+        yield MarkSet(f"dead{family}", frozenset(dead))
 
 
 def counter_name(uplink: str) -> str:
@@ -141,18 +145,22 @@ def _base(
     arrivals: tuple[tuple[str, ...], ...],
     marking: tuple[str, ...],
     renew: tuple[Chain, ...],
+    peering: Peering,
 ) -> KernelState:
     uplinks = tuple(zip(numbers, configured, strict=True))
     shared = sharing.shared(configured)
     known = f"ct mark & {layout.code_mask:#010x} != 0"
     unmarked = f"meta mark & {layout.code_mask:#010x} == 0 {_SOMEWHERE}"
     flag = f"{layout.flag:#010x}"
-    names = dict.fromkeys(name for u in configured for name in (u.interface, *u.members))
+    names = dict.fromkeys(name for u in configured if not u.peer for name in (u.interface, *u.members))
     interfaces = "{ " + ", ".join(f'"{name}"' for name in names) + " }"
     strange = _strangers(configured, own_prefixes)
+    not_begun = "tcp flags & (fin | syn | rst | ack) != syn"
+    strange_tcp = f"iifname != {interfaces} ct state invalid meta l4proto tcp {not_begun}"
     prerouting = [
         *([SAMPLED] if renew else []),
         f"{known} goto restore",
+        *(f"{strange_tcp} {unmarked} {text}" for text in peering.unplaced),
         "ct state != new accept",
         *(
             f"{condition} goto {chain_name(ARRIVE, n, u.name)}"
@@ -174,19 +182,24 @@ def _base(
         if f"ipv{family}" not in marking
     ]
     established = f"ct mark & {flag} == 0 ct state established ct mark set ct mark | {flag}"
-    reset = f"tcp flags & (syn | rst) == 0 ct mark & {layout.code_mask:#010x} @dead reject with tcp reset"
+    resets = [
+        f"meta nfproto ipv{family} tcp flags & (syn | rst) == 0 ct mark & {layout.code_mask:#010x} @dead{family} "
+        "reject with tcp reset"
+        for family in FAMILIES
+    ]
     own_tcp = [
         established,
         # Probes, which carry a mark, are to find out that it works. To an address that is gone a reset would leave.
-        f"meta mark & {layout.code_mask:#010x} == 0 ct direction original fib saddr type local {reset}",
+        *(f"meta mark & {layout.code_mask:#010x} == 0 ct direction original fib saddr type local {r}" for r in resets),
     ]
     tcp = f"meta l4proto tcp {known} jump own_tcp"
     # What left by an uplink that was removed must not leave by another with its address.
     orphaned = f'meta l4proto tcp {known} oifname != "lo"'
     orphans = [f"{orphaned} fib saddr type local reject with tcp reset", f"{orphaned} drop"]
-    output = [*marked, _RENEWAL, tcp, f"{known} jump restore", *orphans, *choosing]
+    output = [*peering.output, *marked, _RENEWAL, tcp, f"{known} jump restore", *orphans, *choosing]
     # Also connections that began before us are recorded, hence no `ct state new`.
     postrouting = [
+        *peering.postrouting,
         *marked,
         f"{known} accept",
         *(["meta nfproto ipv6 ct state new jump strange_own"] if strange else []),
@@ -197,6 +210,12 @@ def _base(
         ),
     ]
     forward = [
+        *peering.forward,
+        # Of a connection that neither router knows: that no peer has taken it shows where it is about to leave.
+        *(
+            f"{strange_tcp} oifname {interfaces} tcp flags & rst == 0 reject with tcp reset"
+            for _ in peering.postrouting
+        ),
         # A FIN of a connection that conntrack has forgotten would leave with the LAN's address.
         f"ct state invalid oifname {interfaces} drop",
         *(["meta nfproto ipv6 ct state new jump strange_forwarded"] if strange else []),
@@ -204,7 +223,7 @@ def _base(
         "meta l4proto != tcp accept",
         established,
         # Who came in may well get through, whatever the probes say, and could not choose another uplink.
-        f"iifname != {interfaces} ct direction original {reset}",
+        *(f"iifname != {interfaces} ct direction original {reset}" for reset in resets),
     ]
     return KernelState(
         [
@@ -217,6 +236,7 @@ def _base(
             _chain("choose", None, ["meta nfproto ipv4 goto choose4", "goto choose6"]),
             *renew,
             *strange,
+            *peering.chains,
         ]
     )
 
@@ -224,7 +244,9 @@ def _base(
 def _strangers(configured: tuple[Uplink, ...], own_prefixes: tuple[tuple[str, ...], ...]) -> list[Chain]:
     """What stops new connections, own and forwarded ones, that would leave with another uplink's address."""
     shared = sharing.shared(configured)
-    having = [(u, p) for u, p in zip(configured, own_prefixes, strict=True) if sharing.serves(shared, u, 6)]
+    having = [
+        (u, p) for u, p in zip(configured, own_prefixes, strict=True) if sharing.serves(shared, u, 6) and not u.peer
+    ]
     owned = {u.interface: p for u, p in having}
     natural = [u.interface for u, _ in having if u.nat6 == "none"]
     if not any(p for interface, p in owned.items() if natural != [interface]) or not natural:

@@ -99,6 +99,8 @@ class Uplink(Struct, frozen=True, kw_only=True):
     nat6: Nat6 = "none"
     prefix6: str | None = None
     """The IPv6 prefix that is this uplink's, canonical; None: found out (`mlbd.core.prefixes`)."""
+    peer: bool = False
+    """The gateway is another router of the same networks, with lines of its own (`mlbd.core.peers`)."""
     id: int | None = None
     """The id the administrator chose; None: given once and kept by name (`mlbd.core.layout.assign`)."""
     carrier_delay: float = 0.0

@@ -4,6 +4,8 @@ Where an uplink has an interface of its own, the interface tells. Where several 
 its own: what leaves is told apart by the next hop of its route, what comes in by the gateway's hardware address, and
 probes leave by their mark. Routes of others and router advertisements do not say whose they are, so only one of the
 uplinks can have IPv6, by a fixed gateway as well (`mlbd.config.relations`).
+
+A peer (`mlbd.core.peers`) shares its interface with clients: nothing of that is its own but what has it as next hop.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ Shared = frozenset[str]
 
 
 def shared(uplinks: Iterable[Uplink]) -> Shared:
-    """Interfaces of more than one uplink; the others of these functions want to know."""
-    return frozenset(name for name, count in Counter(u.interface for u in uplinks).items() if count > 1)
+    """Interfaces of more than one uplink, or of a peer; the others of these functions want to know."""
+    count = Counter(name for u in uplinks for name in [u.interface] * (2 if u.peer else 1))
+    return frozenset(name for name, users in count.items() if users > 1)
 
 
 def serves(shared: Shared, uplink: Uplink, family: Family) -> bool:
@@ -67,33 +70,55 @@ def own_addresses(
     shared: Shared, uplink: Uplink, facts: InterfaceFacts | None, others: Iterable[InterfaceFacts | None]
 ) -> tuple[str, ...]:
     """IPv4 addresses of this uplink that no other one behind the interface has too; `others`: all uplinks' facts."""
-    found = () if facts is None else facts.addresses_of(4)
+    found = () if facts is None or uplink.peer else facts.addresses_of(4)
     if uplink.interface not in shared:
         return found
     count = Counter(a for each in others if each is not None and each.name == uplink.interface for a in each.addresses)
     return tuple(address for address in found if count[address] == 1)
 
 
+def last_addresses(
+    shared: Shared, uplink: Uplink, last: tuple[str, ...], others: Iterable[InterfaceFacts | None]
+) -> tuple[str, ...]:
+    """Those of the IPv4 addresses that an uplink without any had `last` that no uplink has now: a line may come back
+    with the one it had, and what is sent from it in that moment must not leave by another.
+    """
+    if uplink.peer or uplink.interface in shared:
+        return ()
+    taken = {a.partition("/")[0] for each in others if each is not None for a in each.addresses_of(4)}
+    return tuple(a for a in last if a.partition("/")[0] not in taken)
+
+
 def leaving(shared: Shared, uplink: Uplink) -> Iterator[str]:
     """Conditions in nft(8)'s words of which one holds where a packet leaves by the uplink, after routing."""
-    out = f'oifname "{uplink.interface}"'
     if uplink.interface not in shared:
-        yield out
-        return
-    for family in FAMILIES:
-        address = uplink.gateway_setting(family).address
-        if address is not None:
-            yield f"{out} meta nfproto ipv{family} rt ip{'6' if family == 6 else ''} nexthop {address}"
+        yield f'oifname "{uplink.interface}"'
+    else:
+        yield from (text for family in FAMILIES for text in by_next_hop(uplink, family))
+
+
+def by_next_hop(uplink: Uplink, family: Family) -> Iterator[str]:
+    """The condition that a packet leaves by the uplink's fixed gateway, if it has one."""
+    address = uplink.gateway_setting(family).address
+    if address is not None:
+        ip = "ip6" if family == 6 else "ip"
+        through = f" {ip} daddr != {address}" if uplink.peer else ""
+        yield f'oifname "{uplink.interface}" meta nfproto ipv{family} rt {ip} nexthop {address}{through}'
 
 
 def arriving(shared: Shared, uplink: Uplink, facts: InterfaceFacts | None) -> Iterator[str]:
     """Conditions of which one holds where a packet has come in by the uplink; none while its gateways are unknown."""
-    into = f'iifname "{uplink.interface}"'
+    if uplink.peer:
+        return
     if uplink.interface not in shared:
         yield from (f'iifname "{name}"' for name in (uplink.interface, *uplink.members))
         return
+    yield from (text for family in FAMILIES for text in sent_by(uplink, facts, family))
+
+
+def sent_by(uplink: Uplink, facts: InterfaceFacts | None, family: Family) -> Iterator[str]:
+    """The condition that the uplink's fixed gateway has sent a packet, if its hardware address is known."""
     known = dict(() if facts is None else facts.neighbours)
-    for family in FAMILIES:
-        address = uplink.gateway_setting(family).address
-        if address is not None and address in known:
-            yield f"{into} meta nfproto ipv{family} ether saddr {known[address]}"
+    address = uplink.gateway_setting(family).address
+    if address is not None and address in known:
+        yield f'iifname "{uplink.interface}" meta nfproto ipv{family} ether saddr {known[address]}'

@@ -189,7 +189,7 @@ class Sysctl(Struct, frozen=True):
 
     scope: str
     """An interface: `net.ipv4.conf.<scope>.<name>`, or ipv6 for those `OF_IPV6`; or `/ipv4`, `/ipv6`, which no
-    interface can be called: `net.ipv4.<name>`, `net.ipv6.<name>`."""
+    interface can be called: `net.ipv4.<name>`, `net.ipv6.<name>`; `/netfilter`, `net.netfilter.<name>`."""
     name: str
     value: str
 

@@ -36,6 +36,8 @@ class UplinkStatus(Struct, frozen=True, kw_only=True):
     name: str
     interface: str
     id: int
+    carries: bool | None
+    """By facts and verdict it carries traffic, drained or not; None before it has a first verdict."""
     usable: bool
     degraded: bool
     drained: bool
@@ -71,6 +73,8 @@ class MemberStatus(Struct, frozen=True, kw_only=True):
 class PolicyStatus(Struct, frozen=True, kw_only=True):
     name: str
     method: str
+    carries: bool | None
+    """A member that is no peer does; None before that is known."""
     members: tuple[MemberStatus, ...]
     last_resort: str | None
     """What the policy fell back to because no member is usable: `best: cable`, `unreachable`, ...; None normally."""

@@ -3,13 +3,14 @@
     choose4, choose6       the rules for forwarded connections, then the first policy
     own4, own6             the same for the router's own, where marks choose
     match_<digest>         parts of both that maps lead to (`mlbd.core.classify`)
-    draw4_<policy>         draws a slot of the map `pick4_<policy>`, which leads to an uplink's wish
+    draw4_<policy>         draws a slot of the map `pick4_<policy>`, which leads to an uplink's wish; for what a peer
+                           has sent, of `line4_<policy>`, which leads to no peer
     sticky4_<rule>         for a rule with `sticky`: the uplink the source had, if the policy still uses it; else a draw
     stick4_<rule>_<code>   remembers the uplink for the source, and goes on to the uplink's wish
 
 A wish accepts, and so ends all of this; a draw that leads nowhere leaves the connection to `main`. What a failover
-changes is in maps: `pick` and `fresh` (240 slots), `keep` (a slot for each member) and `use` (one slot: the uplink, or
-nothing).
+changes is in maps: `pick`, `line` and `fresh` (240 slots), `keep` (a slot for each member) and `use` (one slot: the
+uplink, or nothing).
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
+from msgspec.structs import replace
+
 from mlbd.core import prefixes
 from mlbd.core.classify import Classifier, Entry
-from mlbd.core.decision import Decision, Pick, View
+from mlbd.core.decision import Decision, Pick, View, decide_one
 from mlbd.core.layout import WISH, Identities, Layout, chain_name
 from mlbd.core.match import Box, box
+from mlbd.core.peers import may_know, peers, slot_name
 from mlbd.core.ranges import family_of, of_prefix
 from mlbd.core.settings import FAMILIES, MAIN, Family, Policy, Rule, Settings
 from mlbd.core.shares import SLOTS
@@ -46,11 +50,16 @@ Pins = tuple[tuple[str, str], ...]
 """Uplinks with the IPv6 prefixes whose hosts must leave by them, because another uplink would not translate."""
 
 
-def footing(settings: Settings, identities: Identities, pinned: Pins) -> KernelState:
+Handed = tuple[tuple[str, ...], tuple[str, ...]]
+"""Of IPv4 and IPv6: conditions of which one holds where a peer has sent a packet."""
+
+
+def footing(settings: Settings, identities: Identities, pinned: Pins, handed: Handed) -> KernelState:
     """The chains, which facts shape."""
     codes = tuple(identities.uplinks.items())
     marks = settings.marks_own(4), settings.marks_own(6)
-    return _chains(settings.rules, settings.policies, codes, pinned, *marks)
+    with_peers = tuple(policy.name for policy in settings.policies if _lines(settings, policy) != policy)
+    return _chains(settings.rules, settings.policies, codes, pinned, handed, with_peers, *marks)
 
 
 def renewals(settings: Settings, layout: Layout, identities: Identities) -> list[Chain]:
@@ -78,6 +87,10 @@ def balancing(settings: Settings, identities: Identities, decision: Decision, pi
             chosen, code = decision.picks[policy.name, family], identities.policies[policy.name]
             wishes = _wishes(policy, tuple(identities.uplinks[name] for name in policy.members))
             yield _slot_map(map_name(policy.name, family), policy, chosen, wishes, code)
+            lines = _lines(settings, policy)
+            if lines != policy:
+                chosen = decide_one(lines, family, decision.views, decision.settled)
+                yield _slot_map(_line_map(policy.name, family), lines, chosen, wishes, code)
     for rule, policy, family in _sticky(settings):
         chosen, code = decision.picks[policy.name, family], identities.policies[policy.name]
         wishes = {name: _stick_name(rule, family, identities.uplinks[name]) for name in policy.members}
@@ -91,6 +104,10 @@ def balancing(settings: Settings, identities: Identities, decision: Decision, pi
             if uplink.name in (used if family == 4 else used6):
                 carries = decision.carries(uplink.name, family)
                 yield SlotMap(_use_name(uplink.name, family), (_wish(identities, uplink.name) if carries else "",))
+    for peer in peers(settings):
+        for family in FAMILIES:
+            known = may_know(decision.views[peer.name], family)
+            yield SlotMap(slot_name(peer.name, family), (_wish(identities, peer.name) if known else "",))
 
 
 @lru_cache(maxsize=64)
@@ -109,6 +126,21 @@ def _slot_map(name: str, policy: Policy, chosen: Pick, wishes: Mapping[str, str]
     return SlotMap(name, (whole if refused else "",) * SLOTS)
 
 
+def _line_map(policy: str, family: Family) -> str:
+    return f"line{family}_{policy}"
+
+
+def _lines(settings: Settings, policy: Policy) -> Policy:
+    """The policy without peers. By chance where it would be `multipath`: that goes by the one route of all members."""
+    away = {peer.name for peer in peers(settings)} & {*policy.members}
+    if not away:
+        return policy
+    tiers = tuple(tier for names in policy.tiers if (tier := tuple(name for name in names if name not in away)))
+    weights = tuple((name, weight) for name, weight in policy.weights if name not in away)
+    method = "random" if policy.method == "multipath" else policy.method
+    return replace(policy, method=method, tiers=tiers, weights=weights)
+
+
 # Chains.
 
 
@@ -118,17 +150,23 @@ def _chains(
     policies: tuple[Policy, ...],
     uplink_codes: tuple[tuple[str, int], ...],
     pins: Pins,
+    handed: Handed,
+    with_peers: tuple[str, ...],
     *marking: bool,
 ) -> KernelState:
     identities = Identities(dict(uplink_codes), {})
     by_name = {policy.name: policy for policy in policies}
     objects: list[Object] = []
-    for family, marks_own in zip(FAMILIES, marking, strict=True):
+    for family, marks_own, sent in zip(FAMILIES, marking, handed, strict=True):
         for policy in policies:
-            objects.append(chain(_draw_name(policy.name, family), _draw(policy, map_name(policy.name, family), family)))
+            draw = _draw(policy, map_name(policy.name, family), family)
+            if policy.name in with_peers:
+                lines = _draw(policy, _line_map(policy.name, family), family)
+                draw = [*(f"{condition} {each}" for condition in sent for each in lines), *draw]
+            objects.append(chain(_draw_name(policy.name, family), draw))
         for rule in rules:
             if rule.sticky is not None:
-                objects += _sticky_chains(rule, by_name[rule.use], family, identities)
+                objects += _sticky_chains(rule, by_name[rule.use], family, identities, sent)
         classifier = Classifier(family)
         last = f"goto {_draw_name(policies[0].name, family)}"
         pinned = [
@@ -217,7 +255,10 @@ def _stick_name(rule: Rule, family: Family, code: int) -> str:
     return f"stick{family}_{rule.name}_{code}"
 
 
-def _sticky_chains(rule: Rule, policy: Policy, family: Family, identities: Identities) -> Iterator[Object]:
+def _sticky_chains(
+    rule: Rule, policy: Policy, family: Family, identities: Identities, sent: tuple[str, ...]
+) -> Iterator[Object]:
+    """`sent`: as of `Handed`; what a peer has sent does not stick to where our own packets of that source leave."""
     source = _source(family)
     codes = [identities.uplinks[member] for member in policy.members]
     sets = {code: set_name(rule, family, code) for code in codes}
@@ -230,7 +271,8 @@ def _sticky_chains(rule: Rule, policy: Policy, family: Family, identities: Ident
         uplink = next(member for member in policy.members if identities.uplinks[member] == code)
         stick = [*forgets, f"update @{name} {{ {source} }}", f"goto {_wish(identities, uplink)}"]
         yield chain(_stick_name(rule, family, code), stick)
-    yield chain(_sticky_name(rule, family), [*looks, *_draw(policy, f"fresh{family}_{rule.name}", family)])
+    drawn = [f"{condition} goto {_draw_name(policy.name, family)}" for condition in sent]
+    yield chain(_sticky_name(rule, family), [*drawn, *looks, *_draw(policy, f"fresh{family}_{rule.name}", family)])
 
 
 # IPv6 prefixes.

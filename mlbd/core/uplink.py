@@ -193,7 +193,8 @@ class UplinkState:
     def view(self) -> View:
         reach, families = self._reach, frozenset(self._reach.families)
         routed = reach.facts, reach.paths, reach.routes, families, self.down_since, reach.prefixes
-        return View(self.usable, *routed, degraded=bool(self.degraded), carries=self.carries)
+        judged = bool(self.degraded), self.carries, self.verdict == "DOWN"
+        return View(self.usable, *routed, *judged, self.settings.peer, reach.addresses)
 
     def status(self, now: float, offset: float) -> UplinkStatus:
         """`offset` turns monotonic into Unix time."""
@@ -203,6 +204,7 @@ class UplinkState:
             name=self.settings.name,
             interface=self.settings.interface,
             id=self.id,
+            carries=self.carries if self.settled else None,
             usable=self.usable,
             degraded=bool(self.degraded),
             drained=bool(self.drained),

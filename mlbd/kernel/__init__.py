@@ -13,8 +13,8 @@
     CarrierReader        reads carriers now
     survey               what `mlbd init` makes a configuration of
 
-Everything but `cut`, `abandon` and `connections` is done on the thread of the event loop: the kernel answers within the
-system call, so a thread would add its own latency to a failover and nothing else.
+Everything but `cut`, `begin_anew`, `abandon` and `connections` is done on the thread of the event loop: the kernel
+answers within the system call, so a thread would add its own latency to a failover and nothing else.
 """
 
 from __future__ import annotations
@@ -106,6 +106,10 @@ class LinuxKernel:
     async def cut(self, mark: int, mask: int) -> None:
         """See `Kernel.cut`. ValueError for a mark or mask of 0."""
         await conntrack.cut(mark, mask)
+
+    async def begin_anew(self) -> None:
+        """See `Kernel.begin_anew`."""
+        await conntrack.begin_anew()
 
     def way(
         self,

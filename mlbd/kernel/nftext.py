@@ -118,7 +118,7 @@ def _elements(change: Change) -> Iterator[str]:
             yield f'delete element inet mlbd saved {{ "{_scope(scope)}" }}'
 
 
-SHORT = {"ignore_routes_with_linkdown": "linkdown"}
+SHORT = {"ignore_routes_with_linkdown": "linkdown", "promote_secondaries": "promote"}
 """Names of sysctls as comments have them, where there is little room."""
 
 

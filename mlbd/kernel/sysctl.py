@@ -1,5 +1,5 @@
-"""The settings that mlbd changes: those of an uplink's interface, how multipath routes spread, and the reverse path
-filter of members of TEQL devices.
+"""The settings that mlbd changes: those of an uplink's interface, how multipath routes spread, the reverse path filter
+of members of TEQL devices, and with a peer how strict conntrack is.
 
 /proc/sys/net shows the network namespace of the process that opens it. A file is a path component per part of the
 name, so a dot in an interface name needs no care here, as it does for sysctl(8).
@@ -17,6 +17,7 @@ from pathlib import Path
 from mlbd.core.state import OF_IPV6, Sysctl
 
 NAMES = (
+    "accept_local",
     "arp_announce",
     "arp_filter",
     "arp_ignore",
@@ -25,9 +26,11 @@ NAMES = (
     "src_valid_mark",
     "use_oif_addrs_only",
 )
-GLOBAL_SCOPES = ("/ipv4", "/ipv6")
-GLOBAL_NAMES = ("fib_multipath_hash_fields", "fib_multipath_hash_policy")
+_MULTIPATH = ("fib_multipath_hash_fields", "fib_multipath_hash_policy")
 """The former from Linux 5.12 on."""
+_CONNTRACK = ("nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_loose")
+GLOBAL_SCOPES = {"/ipv4": _MULTIPATH, "/ipv6": _MULTIPATH, "/netfilter": _CONNTRACK}
+"""With their names."""
 FILTER = "rp_filter"
 """Only of interfaces that are asked for with it."""
 ALL = "/all"
@@ -37,7 +40,7 @@ _ROOT = "/proc/sys/net"
 
 def _asked(interfaces: Iterable[str], filtered: Collection[str]) -> Iterator[tuple[str, str]]:
     for scope in dict.fromkeys((*interfaces, *GLOBAL_SCOPES)):
-        for name in GLOBAL_NAMES if scope in GLOBAL_SCOPES else NAMES:
+        for name in GLOBAL_SCOPES.get(scope, NAMES):
             yield scope, name
     for scope in (*filtered, ALL) if filtered else ():
         yield scope, FILTER
@@ -91,7 +94,7 @@ def write(sysctl: Sysctl) -> None:
 
 @lru_cache(maxsize=4096)
 def _path(scope: str, name: str) -> str:
-    if scope in GLOBAL_SCOPES and name in GLOBAL_NAMES:
+    if name in GLOBAL_SCOPES.get(scope, ()):
         return f"{_ROOT}{scope}/{name}"
     if scope == ALL and name == FILTER:
         return f"{_ROOT}/ipv4/conf/all/{name}"

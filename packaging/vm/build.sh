@@ -12,7 +12,7 @@ PATH="$PATH:/usr/sbin:/sbin"
 # What is to be there: Essential is what every Debian has; the rest is for tests.
 packages="usr-is-merged apt passwd mount e2fsprogs systemd systemd-sysv udev dbus kmod procps
     python3 python3-venv iproute2 iputils-ping nftables conntrack tcpdump ifupdown ifenslave wireguard-tools
-    isc-dhcp-client dnsmasq-base network-manager prometheus"
+    isc-dhcp-client dnsmasq-base network-manager prometheus keepalived conntrackd"
 # Only for building: fakeroot gives files their owners, busybox is the initrd.
 builders="fakeroot busybox-static"
 # The kernel for virtual machines: it has all that is tested, in a quarter of the size of the other one.
@@ -74,7 +74,7 @@ download() {
 
 base() {
     new=$PWD/build/vm/base.new
-    rm -rf "$new"
+    rm -rf --one-file-system "$new"
     echo "Downloading Debian 12 for build/vm/base"
     download || die "apt-get could not download Debian 12; see above."
     echo "Installing it there ($(find "$new/debs" -name '*.deb' | wc -l) packages)"
@@ -82,7 +82,7 @@ base() {
         "Debian 12 could not be installed in $new; the end of its log is above."
     rm -r "$new/apt" "$new/debs" "$new/kernel-deb"
     echo "$key" >"$new/.key"
-    rm -rf build/vm/base
+    rm -rf --one-file-system build/vm/base
     mv "$new" build/vm/base
 }
 

@@ -47,7 +47,8 @@ depmod "$release"
 cp /tmp/here/mlbd-tests.service /etc/systemd/system/
 systemctl enable mlbd-tests.service
 # Tests start them.
-systemctl disable NetworkManager.service NetworkManager-dispatcher.service NetworkManager-wait-online.service prometheus.service
+systemctl disable NetworkManager.service NetworkManager-dispatcher.service NetworkManager-wait-online.service \
+    prometheus.service keepalived.service conntrackd.service
 # The terminal is the log; what wakes up by itself makes tests slow.
 systemctl mask serial-getty@ttyS0.service getty@tty1.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-tmpfiles-clean.timer

@@ -235,9 +235,9 @@ def _tables(net: Network, truth: Truth, status: dict[str, Any], codes: dict[str,
         yield f"chains: too few {roles - there}, too many {there - roles}"
     maps = {o["map"]["name"]: _targets(o["map"]) for o in objects if o.get("map", {}).get("map") == "verdict"}
     wishes = {line.number: f"wish_{ids[line.name]}_{line.name}" for line in truth.configured}
-    best: set[int] = set()
-    perhaps: set[int] = set()
     for family in FAMILIES:
+        best: set[int] = set()
+        perhaps: set[int] = set()
         for policy in truth.file.policies:
             demand, chosen = _chosen(truth, policy, family, status)
             if chosen is None:
@@ -255,11 +255,12 @@ def _tables(net: Network, truth: Truth, status: dict[str, Any], codes: dict[str,
                 wanted = {wishes[line.number]} if truth.carries(line.number, family) else set()
                 if maps.get(f"use{family}_{line.name}") != wanted:
                     yield f"use{family}_{line.name} leads to {maps.get(f'use{family}_{line.name}')}, not to {wanted}"
-    dead = {mark for o in objects if o.get("set", {}).get("name") == "dead" for mark in o["set"].get("elem", [])}
-    reset = {ids[truth.lines[n].name] * _CODE for n in truth.reset() - best}
-    unsure = {ids[truth.lines[n].name] * _CODE for n in perhaps & {*truth.file.uplinks}}
-    if not reset - unsure <= dead <= reset:
-        yield f"the set dead has {[*map(hex, dead)]}, not {[*map(hex, reset)]}, {[*map(hex, unsure)]} or not"
+        name = f"dead{family}"
+        dead = {mark for o in objects if o.get("set", {}).get("name") == name for mark in o["set"].get("elem", [])}
+        reset = {ids[truth.lines[n].name] * _CODE for n in truth.reset(family) - best}
+        unsure = {ids[truth.lines[n].name] * _CODE for n in perhaps & {*truth.file.uplinks}}
+        if not reset - unsure <= dead <= reset:
+            yield f"the set {name} has {[*map(hex, dead)]}, not {[*map(hex, reset)]}, {[*map(hex, unsure)]} or not"
 
 
 def _targets(found: dict[str, Any]) -> set[str]:

@@ -61,7 +61,7 @@ def _problems(net: Network, truth: Truth, status: dict[str, Any], kind: Kind, fi
     demand = truth.of_connection(kind.place, kind.family, kind.port)
     if demand.kind == "any" or _escapes(truth, demand, kind):
         return
-    if demand.kind == "main" and demand.uplinks & truth.reset():
+    if demand.kind == "main" and demand.uplinks & truth.reset(kind.family):
         return  # mlbd takes it for dead and resets what main sends there
     if demand.kind == "main" and kind.family == 6:
         # Linux passes by a gateway that it doubts, to a route of a larger metric (net/ipv6/route.c, find_rr_leaf).

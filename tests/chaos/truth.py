@@ -168,16 +168,16 @@ class Truth:
                 return Demand("all", frozenset([number]))
         return self.of_policy(self.file.policies[0], family)
 
-    def reset(self) -> set[int]:
+    def reset(self, family: int) -> set[int]:
         """Uplinks whose established TCP is reset: they are dead, and what begins again finds another."""
         if self.file.tcp != "reset":
             return set()
-        return {line.number for line in self.configured if not self.works(line) and self._alternative(line)}
+        return {line.number for line in self.configured if not self.works(line) and self._alternative(line, family)}
 
-    def _alternative(self, line: Line) -> bool:
+    def _alternative(self, line: Line, family: int) -> bool:
         named = any(rule.use == line.name for rule in self.file.rules)
         shared = [p for p in self.file.policies if named or line.number in p.members]
-        return any(self.usable(n) for p in shared for n in p.members if n != line.number)
+        return any(self.carries(n, family) for p in shared for n in p.members if n != line.number)
 
     # What events do beyond one line.
 

@@ -28,7 +28,7 @@ MASK = "expected a mask of eight bits in a row, such as 0xff000000"
 METRICS = 'expected "off" or "address:port", such as "127.0.0.1:9617" or "[::1]:9617"'
 PROTOCOL = "expected a whole number from 5 to 255 that no other program uses"
 UPLINK_KEYS = (
-    "known here: name, interface, gateway, gateway6, weight, masquerade, nat6, prefix6, id, carrier_delay, probe"
+    "known here: name, interface, gateway, gateway6, weight, masquerade, nat6, prefix6, peer, id, carrier_delay, probe"
 )
 FREE = "expected a name that no other uplink or policy has"
 APART = "uplinks with one interface are told apart by their gateways"
@@ -150,9 +150,9 @@ REST = {
     ),
     "what is no table": ("uplink = [1]", ["f:1: uplink[0]: found 1, expected one table"]),
     "what later versions know": (
-        A + "shaper = 1\n[[vrf]]\n[wifi]",
+        A + "quota = 1\n[[vrf]]\n[wifi]",
         [
-            "f:4: uplink[0].shaper: unknown key; " + UPLINK_KEYS,
+            "f:4: uplink[0].quota: unknown key; " + UPLINK_KEYS,
             f"f:5: vrf: unknown key; {KNOWN_TABLES}",
             f"f:6: wifi: unknown key; {KNOWN_TABLES}",
         ],

@@ -23,6 +23,7 @@ from mlbd.config import parse
 from mlbd.core.describe import describe_object
 from mlbd.core.desired import FIVE_TUPLE
 from mlbd.core.facts import Gateway, InterfaceFacts
+from mlbd.core.peers import OF_CONNTRACK
 from mlbd.core.plan import apply, plan
 from mlbd.core.settings import Settings
 from mlbd.core.state import Chain, KernelState, Sysctl
@@ -56,7 +57,11 @@ def interface(name: str, index: int, words: list[str]) -> InterfaceFacts:
 def tell(case: Path) -> KernelState:
     """The kernel at the end of the story, which always followed what was desired."""
     world = World(load(case / "config.toml"), look=False)
-    kernel = KernelState(Sysctl(scope, s, "0") for scope in ("/ipv4", "/ipv6") for s in FIVE_TUPLE)
+    of_none = (
+        *((scope, s) for scope in ("/ipv4", "/ipv6") for s in FIVE_TUPLE),
+        *(("/netfilter", s) for s in OF_CONNTRACK),
+    )
+    kernel = KernelState(Sysctl(scope, s, "0") for scope, s in of_none)
     for line in (case / "story.txt").read_text().splitlines():
         words = line.split("#")[0].split()
         if words[:1] != ["facts"]:

@@ -224,8 +224,8 @@ def test_reset_of_established_tcp_comes_on_time() -> None:
         await it.settled()
         it.carrier("a", False)
         await asyncio.sleep(1.9)
-        assert it.kernel.state["set", "dead"].marks == frozenset()  # type: ignore[union-attr]
+        assert it.kernel.state["set", "dead4"].marks == frozenset()  # type: ignore[union-attr]
         await asyncio.sleep(0.2)
-        assert it.kernel.state["set", "dead"].marks == {0x01000000}  # type: ignore[union-attr]
+        assert it.kernel.state["set", "dead4"].marks == {0x01000000}  # type: ignore[union-attr]
 
     shell(story, settings(uplink("a"), uplink("b"), uplink("c"), conntrack=Conntrack(tcp_reset_after=2.0)))

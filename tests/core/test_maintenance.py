@@ -50,7 +50,7 @@ def test_a_drained_uplink_that_dies_is_cut() -> None:
     kill(world, "a")
     assert [t.event for t in world.transitions][-1] == "uplink_down"
     assert world.router.to_cut() == {1}
-    assert world.decide().dead == {"a"}
+    assert world.decide().dead == {("a", 4)}
     heal(world, "a")
     assert ([t.event for t in world.transitions][-1], world.usable()) == ("uplink_up", {"b", "c"})
 

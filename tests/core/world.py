@@ -16,6 +16,7 @@ from mlbd.core.decision import Decision
 from mlbd.core.desired import OF_ADDRESSED, OF_NEIGHBOURS, desired
 from mlbd.core.facts import Gateway, InterfaceFacts
 from mlbd.core.layout import NOBODY, Identities
+from mlbd.core.peers import OF_CONNTRACK, OF_LAN
 from mlbd.core.plan import apply, plan
 from mlbd.core.probing import Failure, FailureKind, Order, Outcome, Reply
 from mlbd.core.router import Router
@@ -30,7 +31,7 @@ FAR2 = Target("192.0.2.2", "192.0.2.2", 4)
 CONNTRACK, DAEMON = Conntrack(), Daemon()
 
 BEGIN = 1000.0
-SYSCTLS = (*OF_ADDRESSED, *OF_NEIGHBOURS)
+SYSCTLS = (*OF_ADDRESSED, *OF_NEIGHBOURS, *OF_LAN)
 """Of an interface."""
 HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
 """As Linux has them."""
@@ -173,7 +174,8 @@ class World:
     def untouched(self) -> KernelState:
         """A kernel that nobody has touched: only sysctls."""
         of_interfaces = [Sysctl(name, sysctl, "0") for name in self.interfaces for sysctl in SYSCTLS]
-        return KernelState([*of_interfaces, *(Sysctl(s, *pair) for s in ("/ipv4", "/ipv6") for pair in HASH_DEFAULTS)])
+        of_none = [Sysctl(scope, *pair) for scope in ("/ipv4", "/ipv6") for pair in HASH_DEFAULTS]
+        return KernelState([*of_interfaces, *of_none, *(Sysctl("/netfilter", name, "0") for name in OF_CONNTRACK)])
 
     def kernel(self) -> KernelState:
         """What the kernel holds when all that is desired now was done to an untouched one."""

@@ -144,8 +144,8 @@ def test_status_as_json(start: Start) -> None:
     assert told.keys() >= {"version", "uplinks", "policies", "bundles", "last_cycle"}
     uplink = told["uplinks"][0]
     assert uplink.keys() >= {
-        *("name", "interface", "id", "usable", "degraded", "drained", "verdict", "reason", "since", "carrier"),
-        *("gateway", "gateway6", "loss", "rtt", "jitter", "targets"),
+        *("name", "interface", "id", "carries", "usable", "degraded", "drained", "verdict", "reason", "since"),
+        *("carrier", "gateway", "gateway6", "loss", "rtt", "jitter", "targets"),
     }
     first = net.uplink(1)
     assert {key: uplink[key] for key in ("name", "interface", "id", "usable", "verdict", "carrier", "loss")} == {
@@ -158,6 +158,7 @@ def test_status_as_json(start: Start) -> None:
         {
             "name": "balanced",
             "method": "random",
+            "carries": True,
             "members": [{"uplink": f"wan{n}", "tier": 0, "share": 0.5} for n in (1, 2)],
             "last_resort": None,
         }

@@ -75,7 +75,7 @@ def test_rules_and_routes_are_put_back_within_a_second(world: tuple[Network, Dae
         "nft flush ruleset",
         "nft delete table inet mlbd",
         "nft flush chain inet mlbd prerouting",
-        "nft add element inet mlbd dead '{ 0x01000000 }'",
+        "nft add element inet mlbd dead4 '{ 0x01000000 }'",
         "nft insert rule inet mlbd choose meta mark set 0x02000000 return",
     ],
 )

@@ -4,19 +4,31 @@ and the kernel's objects stay the ones they were.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mlbd.lab import echo, layout
 from mlbd.lab.daemon import Daemon
-from mlbd.lab.network import Network
+from mlbd.lab.network import Network, wait_until
 from mlbd.lab.stream import UdpStream
 from mlbd.lab.traffic import TcpConversation, connect_many
 from tests.lab.scene import QUICK, Start, kernel, ruleset, tables, wait_usable
 
+_TRACKING = """
+table inet firewall {
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    ct state established accept
+  }
+}
+"""
 _OFFICE = """
 table inet office {
   chain post {
@@ -136,3 +148,28 @@ def test_reordering_the_file_aims_nothing_anew(network: Callable[..., Network]) 
             assert connect_many(net, "router", 10, sources=[net.uplink(number).address]) == {number: 10}
         assert "Traceback" not in daemon.log_text()
     assert [net.wrong_source(n) for n in (1, 2, 3)] == [0, 0, 0]
+
+
+def test_a_flow_from_before_is_translated(network: Callable[..., Network]) -> None:
+    """What a client sent while the router came up, untranslated, is answered once mlbd is there, without a pause."""
+    net = network(2)
+    net.run("router", ["nft", "-f", "-"], text=_TRACKING)
+    with net.inside("lan1"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect((layout.server(1), echo.PORT))
+        s.settimeout(0.05)
+
+        def answered() -> bool:
+            s.send(b"x")
+            with contextlib.suppress(TimeoutError):
+                return bool(s.recv(100))
+            return False
+
+        assert not any(answered() for _ in range(5))
+        daemon = Daemon(net, tables(net))
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(daemon.start)
+            while not starting.done():
+                answered()
+            starting.result()
+        wait_until(answered, timeout=1.0, what="that it is answered")
+        daemon.stop()

@@ -28,7 +28,7 @@ class Ended(Exception):  # noqa: N818  (it is no error)
 class Operation:
     """A look, what is done to connections, or a change: one transaction of nftables, or one route, rule or sysctl."""
 
-    kind: Literal["look", "change", "cut", "abandon"]
+    kind: Literal["look", "change", "cut", "begin anew", "abandon"]
     changes: tuple[Change, ...] = ()
 
 
@@ -68,6 +68,10 @@ class FaultyKernel:
     async def cut(self, mark: int, mask: int) -> None:
         self.before(Operation("cut"))
         await self._kernel.cut(mark, mask)
+
+    async def begin_anew(self) -> None:
+        self.before(Operation("begin anew"))
+        await self._kernel.begin_anew()
 
     async def abandon(self, stranded: Collection[str], departed: Collection[str] = ()) -> None:
         self.before(Operation("abandon"))

@@ -41,6 +41,9 @@ class InsideKernel:
     async def cut(self, mark: int, mask: int) -> None:
         self._wait(lambda: self._kernel.cut(mark, mask))
 
+    async def begin_anew(self) -> None:
+        self._wait(self._kernel.begin_anew)
+
     async def abandon(self, stranded: Collection[str], departed: Collection[str] = ()) -> None:
         self._wait(lambda: self._kernel.abandon(stranded, departed))
 

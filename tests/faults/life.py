@@ -26,7 +26,7 @@ from mlbd.daemon import Daemon
 from mlbd.hooks import Hooks
 from mlbd.loop import Loop
 from mlbd.maintenance import Maintenance
-from mlbd.report import History, Log, Metrics, Service
+from mlbd.report import History, Log, Metrics, Service, TrackFiles
 from mlbd.suspicion import Suspicion
 from tests.core.virtual import virtually
 from tests.core.world import facts
@@ -51,6 +51,8 @@ class ForgetfulKernel(MemoryKernel):
     """Keeps no record of what was done."""
 
     async def cut(self, mark: int, mask: int) -> None: ...
+
+    async def begin_anew(self) -> None: ...
 
     async def abandon(self, stranded: Collection[str], departed: Collection[str] = ()) -> None: ...
 
@@ -99,6 +101,7 @@ class Life(Daemon):
         self._metrics = Metrics(self.status, self._totals)
         self._service = Service()
         self._history = History(directory / "events.jsonl")
+        self._tracks = TrackFiles(directory / "keepalived")
         self._hooks = Hooks(str(directory / "hooks.d"), self._log, self._metrics.hook_ran)
         self._suspicion = Suspicion(lambda: 0, dict)
         router = Router(self.settings, NOBODY, self._virtual.time())

@@ -47,7 +47,7 @@ def _table() -> Iterable[bytes]:
     for kind in (nftlook._GET_SET, nftlook._GET_OBJECT, nftlook._GET_FLOWTABLE, nftlook._GET_CHAIN):
         yield from _dump(requests, kind, ours)
     yield from (m for m in _dump(requests, nftlook._GET_RULE, ours) if len(m) < 300)
-    for name in (b"saved", b"dead"):
+    for name in (b"saved", b"dead4"):
         listed = struct.pack("=HH", 5 + len(name), 2) + name + bytes(4 - len(name) % 4)
         yield from _dump(requests, nftlook._GET_ELEMENTS, ours + listed)
 

@@ -187,7 +187,10 @@ def interruptions(changes: list[Change]) -> list[int]:
 
 
 HASH = (("policy", "3"), ("fields", "55"))
-GLOBAL = [(scope, f"fib_multipath_hash_{name}") for scope in ("/ipv4", "/ipv6") for name in ("fields", "policy")]
+GLOBAL = [
+    *((scope, f"fib_multipath_hash_{name}") for scope in ("/ipv4", "/ipv6") for name in ("fields", "policy")),
+    *(("/netfilter", f"nf_conntrack_tcp_{name}") for name in ("be_liberal", "loose")),
+]
 OF_DEVICES = [(device, name) for device in sorted(DEVICES) for name in sysctl.NAMES]
 
 whole: list[Object] = [
@@ -291,7 +294,7 @@ class KernelContract:
         assert subject.look() == KernelState([*before.values(), policy, fields])
 
     def test_sysctls_of_existing_interfaces_and_of_none_are_observed(self, subject: Subject) -> None:
-        """`observe` shows three for each of the interfaces that exist, and always two of each family."""
+        """`observe` shows those of each interface that exists, and always those of none."""
         shown = [o for o in subject.look([*DEVICES, "absent0", "/ipv4"]).values() if isinstance(o, Sysctl)]
         assert sorted((o.scope, o.name) for o in shown) == sorted((*GLOBAL, *OF_DEVICES))
         assert sorted((o.scope, o.name) for o in subject.look([]).values() if isinstance(o, Sysctl)) == GLOBAL

@@ -14,7 +14,7 @@ from mlbd.core.state import KernelState, Key, Nft, Object, Route, Rule, Sysctl
 from mlbd.kernel import sysctl
 
 SYSCTLS = sysctl.NAMES
-GLOBAL_SYSCTLS = ("/ipv4", "/ipv6")
+GLOBAL_SYSCTLS = ("/ipv4", "/ipv6", "/netfilter")
 HASH_DEFAULTS = (("fib_multipath_hash_fields", "7"), ("fib_multipath_hash_policy", "0"))
 
 
@@ -23,7 +23,8 @@ class MemoryKernel:
 
     def __init__(self, interfaces: Iterable[InterfaceFacts] = (), objects: Iterable[Object] = ()) -> None:
         self.facts: dict[str, InterfaceFacts] = {}
-        defaults = [Sysctl(scope, name, value) for scope in GLOBAL_SYSCTLS for name, value in HASH_DEFAULTS]
+        defaults = [Sysctl(scope, name, value) for scope in GLOBAL_SYSCTLS[:2] for name, value in HASH_DEFAULTS]
+        defaults += (Sysctl("/netfilter", f"nf_conntrack_tcp_{name}", "0") for name in ("be_liberal", "loose"))
         self.state = KernelState([*defaults, *objects])
         self.cuts: list[tuple[int, int]] = []
         """Mark and mask of every `cut`."""
@@ -73,6 +74,9 @@ class MemoryKernel:
         if not mark or not mask:
             raise ValueError("it could mean all connections")
         self.cuts.append((mark, mask))
+
+    async def begin_anew(self) -> None:
+        """Connections are not kept here."""
 
     def appear(self, facts: InterfaceFacts) -> None:
         """An interface comes, or its facts change."""

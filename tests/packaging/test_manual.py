@@ -86,7 +86,7 @@ def test_keys_are_told(made: Path) -> None:
     for table in (table for each in TABLES for table in (each, *each.below)):
         for key in table.keys:
             # Of a link that leads out of the page, the address is shown as well.
-            meaning = plain(key.explanation.partition("; see [Hooks]")[0])
+            meaning = plain(re.split(r"[;.] [Ss]ee \[[^]]*\]\((?!#)", key.explanation)[0])
             assert re.search(rf" {key.name} {re.escape(meaning)}.*? Value: .*?{re.escape(key.expected)}", text), (
                 key.name
             )

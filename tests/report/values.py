@@ -22,19 +22,20 @@ def target(text: str = "gateway") -> TargetStatus:
 
 
 FIBER = UplinkStatus(
-    name="fiber", interface="lo", id=1, usable=True, degraded=False, drained=False, drained_until=None,
+    name="fiber", interface="lo", id=1, carries=True, usable=True, degraded=False, drained=False, drained_until=None,
     verdict="UP", reason="", since=900.0, carrier=True, gateway="10.1.0.1", gateway6="fe80::1",
     loss=0.0, rtt=0.012, jitter=0.001, hold=0.0,
     transitions=1, last_transition=900.0, targets=(target(), target("192.0.2.1")),
 )  # fmt: skip
 LTE = UplinkStatus(
-    name="lte", interface="wan3", id=3, usable=False, degraded=False, drained=False, drained_until=None, verdict="DOWN",
-    reason="3 of 3 probes lost", since=940.0, carrier=None, gateway=None, gateway6=None, loss=1.0, rtt=None,
-    jitter=None, hold=10.0, transitions=4, last_transition=940.0, targets=(target(),),
+    name="lte", interface="wan3", id=3, carries=False, usable=False, degraded=False, drained=False, drained_until=None,
+    verdict="DOWN", reason="3 of 3 probes lost", since=940.0, carrier=None, gateway=None, gateway6=None, loss=1.0,
+    rtt=None, jitter=None, hold=10.0, transitions=4, last_transition=940.0, targets=(target(),),
 )  # fmt: skip
 BALANCED = PolicyStatus(
     name="balanced",
     method="random",
+    carries=True,
     members=(MemberStatus(uplink="fiber", tier=0, share=1.0), MemberStatus(uplink="lte", tier=1, share=0.0)),
     last_resort=None,
 )

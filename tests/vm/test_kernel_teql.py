@@ -16,6 +16,9 @@ from mlbd.kernel import LinuxKernel, Watch
 from tests.vm import system
 from tests.vm.subject import PROTOCOL, Subject, ip, links
 
+OTHERS = ("/ipv4", "/netfilter")
+"""Scopes of settings that have nothing to do with bundles."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def turn() -> Iterator[None]:
@@ -88,7 +91,7 @@ def test_teql(first_namespace: Subject, teql: None) -> None:
     assert {n: f.port for n, f in seen.facts.items()} == {
         n: PortFacts(bundle="teql0", hardware=links()[n]["address"], active=True) for n in ("t1", "t2")
     }
-    assert {(o.scope, o.name) for o in seen.state.values() if isinstance(o, Sysctl) and o.scope[1:] != "ipv4"} == {
+    assert {(o.scope, o.name) for o in seen.state.values() if isinstance(o, Sysctl) and o.scope not in OTHERS} == {
         ("/all", "rp_filter"), ("t1", "rp_filter"), ("t2", "rp_filter"),
         *(("/ipv6", f"fib_multipath_hash_{name}") for name in ("policy", "fields")),
     }  # fmt: skip
