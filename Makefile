@@ -3,18 +3,21 @@
 PYTHON := .venv/bin/python
 # Private namespaces: nothing of this machine is touched, and nothing is left. See mlbd/lab/sandbox.py.
 SANDBOX := $(PYTHON) -m mlbd.lab.sandbox
+# Programs that set-up has unpacked instead of installing them as services.
+export PATH := $(CURDIR)/build/debian/bin:$(PATH)
 
 # Faults at every operation, a random walk, bad input, lines that flap, other programs; see docs/decisions/worst-days.md.
 WORST := tests/faults tests/chaos tests/fuzz tests/health/test_trust.py tests/health/test_false_alarms.py \
-	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py) tests/packaging/test_prometheus.py
+	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py) tests/packaging/test_prometheus.py tests/pair
 
-.PHONY: help setup demo test test-worst test-vm deb check bench fuzz chaos clean
+.PHONY: help setup demo demo-pair test test-worst test-vm deb check bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        watch mlbd keep a small network of namespaces working"
+	@echo "make demo-pair   watch two routers stand in for each other, with keepalived and conntrackd"
 	@echo "make test        check, then the tests"
-	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk, bad input, flapping lines"
+	@echo "make test-worst  the tests of worst days: faults at every operation, a random walk, bad input, routers that die"
 	@echo "make test-vm     tests in a Debian machine, which is emulated; VM=\"tests/vm/test_bonds.py\" only those"
 	@echo "make deb         the package for Debian 12, in build/"
 	@echo "make check       the linter, the formatter and the type checker"
@@ -29,6 +32,9 @@ setup:
 
 demo: setup
 	@.venv/bin/mlbd demo --once
+
+demo-pair: setup
+	@.venv/bin/mlbd demo --once --config etc/examples/pair
 
 check: setup
 	.venv/bin/ruff check .

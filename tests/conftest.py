@@ -16,7 +16,8 @@ from mlbd.lab.network import Network
 from tests.lab.scene import Start, tables
 
 _HERE = Path(__file__).parent
-_NEED_NAMESPACES = tuple(_HERE / name for name in ("lab", "daemon", "schemes", "health", "kernel", "probe", "chaos"))
+_IN_NAMESPACES = ("lab", "daemon", "schemes", "health", "kernel", "probe", "chaos", "pair")
+_NEED_NAMESPACES = tuple(_HERE / name for name in _IN_NAMESPACES)
 
 
 def pytest_configure() -> None:

@@ -63,9 +63,13 @@ class Daemon:
     def pid(self) -> int:
         return self._running().pid
 
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *, timeout: float = 15.0, wait: bool = True) -> Self:
         """Start it and `wait` until every uplink has a verdict. Raises LabError, with its log, if it does not."""
-        if self._process is not None and self._process.poll() is None:
+        if self.runs():
             raise LabError("The daemon is already running.")
         command = [sys.executable, "-m", "mlbd", "run", "-c", str(self.file)]
         with self._log.open("ab") as log:

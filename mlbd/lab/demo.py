@@ -5,6 +5,7 @@ demo_story    what happens
 demo_traffic  what the LAN sends
 demo_outcome  what became of it
 demo_screen   how all this looks
+pair_demo     another story, of two routers; the loop and the look are these
 
 A terminal gets a picture five times a second, anything else a line for each event; both get the summary.
 """
@@ -20,13 +21,14 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from mlbd import config
 from mlbd.lab import demo_screen, sandbox
 from mlbd.lab.demo_outcome import PROMPT
-from mlbd.lab.demo_screen import BUCKET, WIDEST, Health, Picture, UplinkRow
+from mlbd.lab.demo_screen import BUCKET, WIDEST, Event, Health, Picture, UplinkRow
 from mlbd.lab.demo_story import CONNECTIONS, Fault, Story
 from mlbd.lab.demo_traffic import PATIENCE
 from mlbd.lab.namespaces import LabError
@@ -76,7 +78,7 @@ def demo(options: argparse.Namespace) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         if sandbox.inside():
-            return _show(options)
+            return _show_pair(options) if _is_pair(options) else _show(options)
         return sandbox.run([sys.executable, "-m", "mlbd", *_arguments(options)])
     except (sandbox.SandboxError, LabError) as error:
         print(f"mlbd: {_short(str(error))}", file=sys.stderr)
@@ -85,6 +87,16 @@ def demo(options: argparse.Namespace) -> int:
         if sys.stdout.isatty():
             print(_SHOW_CURSOR, end="", flush=True)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_pair(options: argparse.Namespace) -> bool:
+    return options.config is not None and options.config.is_dir()
+
+
+def _show_pair(options: argparse.Namespace) -> int:
+    from mlbd.lab import pair_demo
+
+    return pair_demo.show(options)
 
 
 def _arguments(options: argparse.Namespace) -> list[str]:
@@ -111,60 +123,81 @@ def _show(options: argparse.Namespace) -> int:
             raise LabError(
                 f'{uplink.name}: the demo has gateways of its own; set gateway = "auto" in a copy of the file.'
             )
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # not every locale has block characters
     faults: list[Fault] = [options.fault] if options.fault else ["silent", "carrier"]
-    view = _View()
     with Story(settings, text) as story:
+        view = View(story, lambda now: picture(story, now))
         try:
-            _play(story, view, story.start())
+            play(view, story.start())
             for fault in faults:
-                _play(story, view, story.break_one(fault))
-            view.sum_up(story)
+                play(view, story.break_one(fault))
+            _sum_up(story, view)
             while not options.once:
-                _play(story, view, story.start_stream())
-                _play(story, view, story.wait(_BETWEEN))
-                _play(story, view, story.break_one(options.fault or random.choice(_ALL)))  # noqa: S311 (no secret)
+                play(view, story.start_stream())
+                play(view, story.wait(_BETWEEN))
+                play(view, story.break_one(options.fault or random.choice(_ALL)))  # noqa: S311 (no secret)
         except KeyboardInterrupt:
-            view.sum_up(story)
+            _sum_up(story, view)
             if options.once or len(story.outcomes) < len(faults):
                 return 130
         return 1 if any(outcome.complaints() for outcome in story.outcomes) else 0
 
 
-def _play(story: Story, view: _View, steps: Iterator[None]) -> None:
+def play(view: View, steps: Iterator[None]) -> None:
     """Raises KeyboardInterrupt between two steps."""
     for _ in steps:
         if signal.sigtimedwait({signal.SIGINT}, _TICK) is not None:
             raise KeyboardInterrupt
-        view.show(story)
-    view.show(story)
+        view.show()
+    view.show()
 
 
-class _View:
+def _sum_up(story: Story, view: View) -> None:
+    """The summary, if there is anything new in it."""
+    if len(story.outcomes) == view.summed_up:
+        return
+    view.summed_up = len(story.outcomes)
+    answered, failed = (story.traffic.answered, story.traffic.failed) if story.traffic else (0, 0)
+    view.tell(lambda width, colour: demo_screen.summary(story.outcomes, answered, failed, width, colour=colour))
+
+
+class Told(Protocol):
+    """A story, as far as the view needs it."""
+
+    events: list[Event]
+
+    def look(self) -> None:
+        """Take in what is new."""
+
+
+class View:
     """Stdout, be it a terminal or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, story: Told, picture: Callable[[float], Picture]) -> None:
+        """`picture`: the story at a moment, monotonic seconds."""
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # not every locale has block characters
+        self.summed_up = 0
+        """Outcomes that a summary has been printed of."""
+        self._story, self._picture = story, picture
         self._terminal = sys.stdout.isatty()
         self._colour = self._terminal and "NO_COLOR" not in os.environ
         self._next = 0.0
         self._told = 0
         self._drawn = 0
-        self._summed_up = 0
         self._size = shutil.get_terminal_size()
 
-    def show(self, story: Story) -> None:
+    def show(self) -> None:
         """What is new, if it is time for it."""
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _FRAME
-        story.look()
+        self._story.look()
         if self._terminal:
-            self._draw(picture(story, now))
+            self._draw(self._picture(now))
         else:
-            for event in story.events[self._told :]:
+            for event in self._story.events[self._told :]:
                 print(demo_screen.event_line(event), flush=True)
-            self._told = len(story.events)
+            self._told = len(self._story.events)
 
     def _draw(self, shown: Picture) -> None:
         size = shutil.get_terminal_size()
@@ -175,17 +208,12 @@ class _View:
         print(_HIDE_CURSOR + start + "".join(f"{line}\033[K\n" for line in lines) + "\033[J", end="", flush=True)
         self._drawn = len(lines)
 
-    def sum_up(self, story: Story) -> None:
-        """The summary, if there is anything new in it; on a terminal below the picture, which stays."""
-        if len(story.outcomes) == self._summed_up:
-            return
-        self._summed_up = len(story.outcomes)
+    def tell(self, lines: Callable[[int, bool], Sequence[str]]) -> None:
+        """Print these, given the width and whether in colour; on a terminal below the picture, which stays."""
         self._next = 0.0
-        self.show(story)
+        self.show()
         width = self._size.columns if self._terminal else WIDEST
-        answered, failed = (story.traffic.answered, story.traffic.failed) if story.traffic else (0, 0)
-        lines = demo_screen.summary(story.outcomes, answered, failed, width, colour=self._colour)
-        print("\n".join(["", *lines, ""]), flush=True)
+        print("\n".join(["", *lines(width, self._colour), ""]), flush=True)
         self._drawn = 0
 
 
@@ -209,7 +237,7 @@ def picture(story: Story, now: float) -> Picture:
                 gateway="no carrier" if state.get("carrier") is False else state.get("gateway") or "-",
                 evidence=targets[0]["evidence"] if targets else "",
                 share=arrived[number] / arrived.total() if arrived.total() else None,
-                history=_history((a.started for a in attempts if a.uplink == number), now),
+                history=history((a.started for a in attempts if a.uplink == number), now),
             )
         )
     lasting = f"  {now - story.now_since:.0f} s" if now - story.now_since >= 1 else ""
@@ -219,24 +247,24 @@ def picture(story: Story, now: float) -> Picture:
         now=story.now + lasting,
         alarm=story.alarm,
         uplinks=tuple(rows),
-        trouble=_history(hesitant, now),
-        marks=_marks(story, now),
+        trouble=history(hesitant, now),
+        marks=marks(story.marks, now),
         health=_health(story, now, len(waiting)),
         events=tuple(story.events[-_EVENTS:]),
     )
 
 
-def _history(moments: Iterable[float], now: float) -> tuple[float, ...]:
+def history(moments: Iterable[float], now: float) -> tuple[float, ...]:
     """The whole buckets before now, as ratios of the connections that a bucket has."""
     end = math.floor(now / BUCKET)
     counts = Counter(math.floor(moment / BUCKET) for moment in moments)
     return tuple(counts[bucket] / (CONNECTIONS * BUCKET) for bucket in range(end - WIDEST, end))
 
 
-def _marks(story: Story, now: float) -> tuple[str, ...]:
+def marks(made: Iterable[tuple[float, str]], now: float) -> tuple[str, ...]:
     end = math.floor(now / BUCKET)
-    marks = {math.floor(at / BUCKET): mark for at, mark in story.marks}
-    return tuple(marks.get(bucket, " ") for bucket in range(end - WIDEST, end))
+    found = {math.floor(at / BUCKET): mark for at, mark in made}
+    return tuple(found.get(bucket, " ") for bucket in range(end - WIDEST, end))
 
 
 def _health(story: Story, now: float, waiting: int) -> Health:

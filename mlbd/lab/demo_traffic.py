@@ -18,7 +18,7 @@ from typing import Self
 from msgspec import Struct
 
 from mlbd.lab import echo, layout
-from mlbd.lab.network import Network
+from mlbd.lab.places import Places
 from mlbd.lab.traffic import Attempt
 
 PATIENCE = 5.0
@@ -53,15 +53,15 @@ class Break(Struct, frozen=True):
 class Traffic:
     """Runs between `with` and its end. Everything may be read at any time from another thread."""
 
-    def __init__(self, net: Network, *, rate: float, conversations: int) -> None:
-        """`rate`: new connections a second."""
+    def __init__(self, net: Places, *, rate: float, conversations: int, segment: int = 1) -> None:
+        """`rate`: new connections a second. `segment`: the number of the LAN."""
         self.rate = rate
         self.conversations: Sequence[Conversation] = tuple(Conversation() for _ in range(conversations))
         self.answered = 0
         """Connections that came about, ever."""
         self.failed = 0
         """Those that did not."""
-        self._net = net
+        self._net, self._segment = net, segment
         self._attempts: list[Attempt] = []
         self._waiting: dict[int, float] = {}
         self._breaks: list[Break] = []
@@ -90,7 +90,7 @@ class Traffic:
         return [found for found in self._breaks[:] if found.at >= since]
 
     def _run(self) -> None:
-        with self._net.inside("lan1"):
+        with self._net.inside(f"lan{self._segment}"):
             asyncio.run(self._send())
 
     async def _send(self) -> None:
@@ -111,7 +111,7 @@ class Traffic:
         self._waiting[number] = began = time.monotonic()
         uplink, took, error = None, None, ""
         try:
-            async with asyncio.timeout(PATIENCE), _connection(number) as (_reader, _writer, uplink):
+            async with asyncio.timeout(PATIENCE), _connection(number, self._segment) as (_reader, _writer, uplink):
                 took = time.monotonic() - began
                 self.answered += 1
         except OSError as failure:
@@ -128,7 +128,9 @@ class Traffic:
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     async with asyncio.timeout(PATIENCE):
-                        reader, writer, talk.uplink = await stack.enter_async_context(_connection(number))
+                        reader, writer, talk.uplink = await stack.enter_async_context(
+                            _connection(number, self._segment)
+                        )
                     while not talk.renew:
                         talk.answered = time.monotonic()
                         await asyncio.sleep(_PAUSE)
@@ -145,11 +147,11 @@ class Traffic:
 
 @contextlib.asynccontextmanager
 async def _connection(
-    number: int,
+    number: int, segment: int
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, int | None]]:
     """A connection whose server has greeted, and its uplink. Servers and sources are taken in turn."""
     server = layout.server(1 + number % _SERVERS)
-    source = layout.source(1, 1 + number % _SOURCES)
+    source = layout.source(segment, 1 + number % _SOURCES)
     reader, writer = await asyncio.open_connection(server, echo.PORT, local_addr=(source, 0))
     try:
         seen = (await reader.readline()).decode().strip()

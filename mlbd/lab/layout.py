@@ -111,6 +111,8 @@ class Lan(Struct, frozen=True):
     number: int
     given: str = ""
     """Its IPv4 network, where it is to be another than 192.168.K.0/24."""
+    host: int = 2
+    """Of the client in its IPv4 network."""
 
     @property
     def _network(self) -> ipaddress.IPv4Network:
@@ -126,7 +128,7 @@ class Lan(Struct, frozen=True):
 
     @property
     def client(self) -> str:
-        return str(self._network[2])
+        return str(self._network[self.host])
 
     @property
     def many(self) -> str:
@@ -185,7 +187,7 @@ def links(prefix: str, uplinks: list[Uplink], lans: list[Lan], *, prompt_carrier
     return lines
 
 
-def wan_link(prefix: str, uplink: Uplink, *, prompt_carrier: bool) -> str:
+def wan_link(prefix: str, uplink: Uplink, *, prompt_carrier: bool, router: str = "router") -> str:
     """The cable between the router and a provider.
 
     The kernel holds carrier messages back, up to a second, where a device's index equals that of its link (net/core/
@@ -194,7 +196,7 @@ def wan_link(prefix: str, uplink: Uplink, *, prompt_carrier: bool) -> str:
     here = 1000 * (1 + uplink.generation) + uplink.number
     there = here + 500 if prompt_carrier else here
     return (
-        f"link add {uplink.interface} index {here} netns {prefix}-router type veth "
+        f"link add {uplink.interface} index {here} netns {prefix}-{router} type veth "
         f"peer name customer index {there} netns {prefix}-isp{uplink.number}"
     )
 

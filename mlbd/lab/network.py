@@ -13,7 +13,6 @@ stand side by side. Every method may be called from one thread at a time.
 from __future__ import annotations
 
 import ipaddress
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,32 +22,12 @@ from msgspec.structs import replace
 from mlbd.lab import layout, provider
 from mlbd.lab.advertise import Advertisement, Advertiser
 from mlbd.lab.layout import Lan, Uplink
-from mlbd.lab.namespaces import LabError, has_ipv6, ip_each, set_down, set_sysctls
-from mlbd.lab.nft import Nft
-from mlbd.lab.places import Places
+from mlbd.lab.lines import EVERYWHERE, FIVE_TUPLE, FORWARDS, Lines
+from mlbd.lab.namespaces import LabError, has_ipv6, ip_each, set_sysctls
 from mlbd.lab.provider import Faults
 
-_numbers = itertools.count(1)
 
-_EVERYWHERE = {
-    "ipv6/conf/all/accept_dad": 0,
-    "ipv6/conf/default/accept_dad": 0,
-    "ipv4/icmp_ratelimit": 0,  # ICMP errors have a budget for the whole host, and tests would run out of it
-    "ipv4/icmp_ratemask": 0,
-    "ipv6/icmp/ratelimit": 0,
-    "ipv6/icmp/ratemask": "",
-    "ipv4/ping_group_range": "0 0",
-    "ipv6/ip_nonlocal_bind": 1,  # the many addresses of servers and clients are routes, not addresses
-}
-_FORWARDS = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}
-_FIVE_TUPLE = {  # policy 1 takes the hash of the sender's socket, which a veth hands over: not what a cable does
-    f"{family}/fib_multipath_hash_{key}": value
-    for family in ("ipv4", "ipv6")
-    for key, value in (("policy", 3), ("fields", 0x37))
-}
-
-
-class Network(Places):
+class Network(Lines):
     """Where is one of `router`, `internet`, `lan1`.., `isp1`.., or attached; uplinks are given by number, from 1."""
 
     def __init__(
@@ -82,18 +61,15 @@ class Network(Places):
             raise LabError(f"{uplinks} uplinks with subnets {subnets}: they must be as many, and of /24 or larger.")
         if lan_subnets and len(lan_subnets) != lans:
             raise LabError(f"{lans} LANs with {len(lan_subnets)} subnets: they must be as many.")
-        super().__init__()
+        super().__init__(
+            Uplink(n, name, given=given, ra=ra)
+            for n, (name, given) in enumerate(zip(names, subnets or [""] * uplinks, strict=True), 1)
+        )
         self.lans = lans
         moved = [f"10.10.{k}.0/24" for k in range(1, lans + 1)] if subnets else [""] * lans
         self._lans = [Lan(k, subnet) for k, subnet in enumerate(lan_subnets or moved, 1)]
-        self._uplinks = {
-            n: Uplink(n, name, given=given, ra=ra)
-            for n, (name, given) in enumerate(zip(names, subnets or [""] * uplinks, strict=True), 1)
-        }
         self._ra = ra
-        self._faults = dict.fromkeys(self._uplinks, Faults())
         self._default_routes, self._prompt_carrier = default_routes, prompt_carrier
-        self._nft: dict[int, Nft] = {}
         self._lifetime = dict.fromkeys(self._uplinks, 1800 if default_routes else 0)
         self._advertisers: dict[int, Advertiser] = {}
         self._delegated: dict[int, list[str]] = {}
@@ -109,20 +85,17 @@ class Network(Places):
         self._add(["router", "internet", *lans, *(f"isp{n}" for n in self._uplinks)])
         for where in self.places:
             with self.inside(where):
-                set_sysctls(_EVERYWHERE)
+                set_sysctls(EVERYWHERE)
                 if where == "router":
-                    set_sysctls(_FORWARDS | _FIVE_TUPLE)
+                    set_sysctls(FORWARDS | FIVE_TUPLE)
                     if self._ra:
                         set_sysctls({"ipv6/conf/default/accept_ra": 2})  # routers believe no other router with 1
                     set_sysctls({f"ipv4/conf/{name}/rp_filter": rp_filter for name in ("all", "default")})
                 elif where.startswith("isp"):
-                    set_sysctls(_FORWARDS)
+                    set_sysctls(FORWARDS)
         # After the sysctls: an interface takes the defaults of the moment it is made.
         self._link(layout.links(self._prefix, uplinks, self._lans, prompt_carrier=self._prompt_carrier))
-        for uplink in uplinks:
-            nft = self._stack.enter_context(Nft(self.namespace(f"isp{uplink.number}")))
-            nft.run(provider.rules(uplink))
-            self._nft[uplink.number] = nft
+        self._start_providers()
         # The router comes last: a device whose peer is already up has carrier at once, without an event to wait for.
         others = {self.namespace("internet"): layout.internet(uplinks)}
         others |= {self.namespace(f"lan{k}"): layout.client(lan) for k, lan in enumerate(self._lans, 1)}
@@ -152,14 +125,6 @@ class Network(Places):
 
     # What there is
 
-    @property
-    def uplinks(self) -> list[Uplink]:
-        return list(self._uplinks.values())
-
-    def uplink(self, i: int) -> Uplink:
-        """Names and addresses as they are now."""
-        return self._uplinks[i]
-
     def lan(self, k: int) -> Lan:
         """Addresses of LAN k, from 1."""
         return self._lans[k - 1]
@@ -173,7 +138,7 @@ class Network(Places):
         """
         self._add([name])
         with self.inside(name):
-            set_sysctls(_EVERYWHERE)
+            set_sysctls(EVERYWHERE)
         router, peer = layout.attached(name, addresses, internet=internet)
         here, there = self.namespace("router"), self.namespace(name)
         self._link([f"link add {name} netns {here} type veth peer name eth0 netns {there}"])
@@ -185,53 +150,11 @@ class Network(Places):
         self.serve(name)
         return found
 
-    # What the providers saw
-
-    def right_source(self, i: int) -> int:
-        """Packets from the router with a source this customer may use, IPv4 and IPv6, link-local ones not counted."""
-        counters = self._nft[i].counters("provider")
-        return counters["right4"] + counters["right6"]
-
-    def wrong_source(self, i: int) -> int:
-        """Packets from the router with any other source. They were dropped."""
-        counters = self._nft[i].counters("provider")
-        return counters["wrong4"] + counters["wrong6"]
-
-    def dropped(self, i: int) -> int:
-        """Packets that a fault of this provider has taken, in both directions."""
-        return self._nft[i].counters("provider")["dropped"]
-
     # Faults; each is in force when the call returns
 
     def _fail(self, i: int, faults: Faults) -> None:
-        self._nft[i].run(faults.rules())
-        self._faults[i] = faults
+        super()._fail(i, faults)
         self._advertise(i)
-
-    def silence(self, i: int, *, gateway: bool = False, neighbours: bool = False) -> None:
-        """Nothing passes the provider any more, its link stays up.
-
-        `gateway`: the gateway falls silent too, but for ARP and neighbour discovery. `neighbours`: these as well.
-        """
-        gone = gateway or neighbours
-        self._fail(i, replace(self._faults[i], silent=True, gateway=gone, neighbours=neighbours))
-
-    def speak(self, i: int) -> None:
-        """End `silence`."""
-        self._fail(i, replace(self._faults[i], silent=False, gateway=False, neighbours=False))
-
-    def drop_icmp(self, i: int, *, drop: bool = True) -> None:
-        """Echo requests through the provider or to its gateway get no answer; the rest works."""
-        self._fail(i, replace(self._faults[i], icmp=drop))
-
-    def lose(self, i: int, ratio: float) -> None:
-        """The provider loses this ratio of what the router sends, at random; 0 ends it."""
-        self._fail(i, replace(self._faults[i], loss=ratio))
-
-    def unplug(self, i: int) -> None:
-        """Pull the cable: the router's interface loses its carrier."""
-        with self.inside(f"isp{i}"):
-            set_down("customer")
 
     def plug(self, i: int) -> None:
         """Put it back."""

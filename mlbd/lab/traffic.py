@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from mlbd.lab import echo, layout
 from mlbd.lab.namespaces import LabError
-from mlbd.lab.network import Network
+from mlbd.lab.places import Places
 
 _SERVERS = range(1, 101)
 
@@ -40,7 +40,7 @@ class Attempt(Struct, frozen=True):
 
 
 def attempts(
-    net: Network,
+    net: Places,
     where: str,
     count: int,
     *,
@@ -120,7 +120,7 @@ def attempts(
     return [done[number] for number in range(count)]
 
 
-def connect_many(net: Network, where: str, count: int, **options: object) -> Counter[int | None]:
+def connect_many(net: Places, where: str, count: int, **options: object) -> Counter[int | None]:
     """How many connections went by which uplink; None counts those that failed. Options as of `attempts`."""
     return Counter(attempt.uplink for attempt in attempts(net, where, count, **options))  # type: ignore[arg-type]
 
@@ -155,7 +155,7 @@ class TcpConversation:
 
     def __init__(
         self,
-        net: Network,
+        net: Places,
         where: str,
         *,
         interval: float | None = None,
