@@ -8,7 +8,8 @@ export PATH := $(CURDIR)/build/debian/bin:$(PATH)
 
 # Faults at every operation, a random walk, bad input, lines that flap, other programs; see docs/decisions/worst-days.md.
 WORST := tests/faults tests/chaos tests/fuzz tests/health/test_trust.py tests/health/test_false_alarms.py \
-	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py) tests/packaging/test_prometheus.py tests/pair
+	$(addprefix tests/daemon/,test_hitless.py test_flaps.py test_foreign.py) tests/packaging/test_prometheus.py \
+	tests/pair tests/lab/test_pair_demo.py
 
 .PHONY: help setup demo demo-pair test test-worst test-vm deb check bench fuzz chaos clean
 .DEFAULT_GOAL := help

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from mlbd.core import sharing
 from mlbd.core.bundles import Bundles
 from mlbd.core.carrying import carrying
-from mlbd.core.decision import Decision, Pick, decide
+from mlbd.core.decision import Decision, Pick, View, decide
 from mlbd.core.facts import InterfaceFacts
 from mlbd.core.layout import Identities, Layout, assign, vanished
 from mlbd.core.probing import Order, Outcome
@@ -211,7 +211,7 @@ class Router:
         if self.settled:
             self._note_picks(picks)
         standings = self._bundles.standings()
-        return Decision(views, picks, self._dead(now), self.settled, self._lan_prefixes, standings)
+        return Decision(views, picks, self._dead(views, now), self.settled, self._lan_prefixes, standings)
 
     def to_cut(self) -> frozenset[int]:
         """Codes of the uplinks whose connections are to be cut loose now: there is somewhere else for them to go."""
@@ -366,7 +366,7 @@ class Router:
         others = usable - {name}
         return any(not others.isdisjoint(policy.members) for policy in shared)
 
-    def _dead(self, now: float) -> frozenset[tuple[str, Family]]:
+    def _dead(self, views: Mapping[str, View], now: float) -> frozenset[tuple[str, Family]]:
         conntrack = self.settings.conntrack
         if conntrack.tcp != "reset" or not self.settled:
             return frozenset()
@@ -374,7 +374,7 @@ class Router:
         # Not while it is RISING: it answers again, and would carry what has waited.
         silent = [name for name, u in self._uplinks.items() if u.verdict == "DOWN" and u.down_since <= before]
         for family in FAMILIES if silent else ():
-            usable = frozenset(name for name in self._usable() if self._uplinks[name].view().path(family) is not None)
+            usable = frozenset(name for name, v in views.items() if v.usable and v.path(family) is not None)
             chosen = {name for key, pick in self._picks.items() if key[1] == family for name in pick.chosen}
             dead |= {(name, family) for name in silent if name not in chosen and self._alternative(name, usable)}
         return frozenset(dead)

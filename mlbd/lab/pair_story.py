@@ -65,6 +65,8 @@ class PairStory:
         self._programs: dict[int, Programs] = {}
         self._streams: dict[int, list[UdpStream]] = {}
         self._steps: list[Step] = []
+        self._wrong = 0
+        """Packets with a wrong source that are none of the story's."""
         self._told: Counter[int] = Counter()
         """Transitions of each router that are among the events."""
         self._files = files
@@ -194,9 +196,12 @@ class PairStory:
     # How it is done
 
     def _boot(self, *numbers: int) -> Iterator[None]:
+        wrong = self._wrong_sources()
         for n in numbers:
             self._programs[n].daemon.start(wait=False)
         yield from self._until(lambda: all(self._settled(n) for n in numbers), "mlbd did not settle")
+        # Before mlbd, a router's kernel forwards the other one's probes as they are.
+        self._wrong += self._wrong_sources() - wrong
         for n in numbers:
             self._programs[n].start_conntrackd()
             try:
