@@ -51,6 +51,8 @@ def preview(
                 prefixes=prefixes.owned(uplink, view.facts, before.prefixes),
                 degraded=before.degraded,
                 carries=sendable and before.carries,
+                down=before.down,
+                addresses=view.addresses or before.addresses,
             )
         views[uplink.name] = view
     picks = decide(settings, views, settled=True)

@@ -305,15 +305,15 @@ class Router:
         return {**facts, **changed} if changed else facts
 
     def _remember(self, left: KernelState) -> None:
-        """What only rules still tell: in which families uplinks have had a gateway, and the IPv6 prefixes of those that
-        are away, so that nothing with such an address leaves by another uplink.
+        """What only rules still tell: in which families uplinks have had a gateway, and the IPv4 addresses and IPv6
+        prefixes of those that are away, so that nothing with such an address leaves by another uplink.
         """
         layout = Layout.of(self.settings.daemon)
         rules = [item for item in left.values() if isinstance(item, Rule) and item.source is not None]
         for uplink in self._uplinks.values():
-            own = [rule for rule in rules if rule.priority == layout.source_priority(uplink.id)]
-            uplink.reach.families |= {rule.family for rule in own}
-            uplink.reach.prefixes = tuple(rule.source for rule in own if rule.family == 6 and rule.source is not None)
+            own = [(r.family, r.source or "") for r in rules if r.priority == layout.source_priority(uplink.id)]
+            uplink.reach.families |= {family for family, _ in own}
+            uplink.reach.addresses, uplink.reach.prefixes = (tuple(s for f, s in own if f == each) for each in FAMILIES)
 
     def _attributed(self, facts: Mapping[str, InterfaceFacts]) -> Mapping[str, InterfaceFacts]:
         """A prefix is given to the uplink whose address is most like it; but one whose own uplink has lost its

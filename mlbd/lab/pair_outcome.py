@@ -19,6 +19,8 @@ TOLERATED = 3.0
 """Seconds for which a segment may be without an answer when what it leaves by dies: mlbd's defaults take 2 at most."""
 _IN_FLIGHT = 0.2
 """Seconds around a death: a connection that was just begun by what died ends like the conversations there."""
+_STRAY = 2
+"""Datagrams of a step that a busy machine may lose by itself."""
 _COLUMNS = ("sent", "lost", "gap") * 2 + ("failed", "line 1", "others")
 _WIDTHS = (6, 5, 8) * 2 + (8, 8, 7)
 _LABEL = 16
@@ -58,7 +60,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         """Why traffic did not survive, in words; empty if it did."""
         said = [*self.step.complaints]
         for segment, lost in self.lost.items():
-            if segment != self.step.kills and lost:
+            if segment != self.step.kills and lost > _STRAY:
                 said.append(f"segment {segment} lost {lost} datagrams")
             elif self.gap[segment] > TOLERATED:
                 said.append(f"segment {segment} was without an answer for {self.gap[segment]:.2f} s")

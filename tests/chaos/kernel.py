@@ -159,8 +159,8 @@ def _routing(net: Network, truth: Truth, status: dict[str, Any], codes: dict[str
         yield f"rules below 13000: too few {set(wanted) - set(found)}, too many {set(found) - set(wanted) - possible}"
     sources = {(r["priority"] - 13000, r["src"], r.get("srclen")) for r in ours if 13000 <= r["priority"] < 14000}
     demanded = {s for line in truth.configured for s in _sources(net, line, family, ids[line.name])}
-    # In IPv6 the prefixes stay while a line is away, in IPv4 the address does while it is down.
-    stay = {ids[line.name] for line in truth.configured if not line.has_route(family) and (family == 6 or line.exists)}
+    # The addresses and prefixes of a line stay its own while it is away.
+    stay = {ids[line.name] for line in truth.configured if not line.has_route(family)}
     if not demanded <= sources or any(number not in stay for number, *_ in sources - demanded):
         yield f"source rules: {sources}, not {demanded}"
     first = codes.get(truth.file.policies[0].name, 0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from mlbd.core.preview import preview
+from mlbd.core.router import Router
 from mlbd.core.state import Rule
 from tests.core.world import World, facts, settings, uplink
 
@@ -33,3 +35,17 @@ def test_an_address_that_another_uplink_has_now_is_that_ones() -> None:
     world.see("a", facts("a", 1, v4=False, v6=True))
     world.see("b", replace(facts("b", 2), addresses=("10.1.0.2/24",)))
     assert sources(world) == {"10.1.0.2/32": 13002}
+
+
+def test_a_restart_and_a_plan_remember() -> None:
+    """What rules in the kernel say of an uplink that is away is kept by the next daemon, and `plan` changes nothing."""
+    world = World(settings(uplink("a"), uplink("b")))
+    world.wait(5.0)
+    world.see("a", None)
+    left = world.kernel()
+    later = Router(world.router.settings, world.router.identities, 0.0, left)
+    later.see(world.interfaces, 0.0)
+    assert [view.addresses for view in later.decide(0.0).views.values()] == [("10.1.0.2/32",), ("10.2.0.2/24",)]
+    now = world.decide()
+    planned = preview(world.router.settings, world.router.identities, world.interfaces, now)
+    assert planned.views["a"].addresses == now.views["a"].addresses == ("10.1.0.2/24",)
