@@ -127,7 +127,8 @@ def test_an_outcome() -> None:
     [
         ({1: [True] * 5, 2: [True] * 5}, STEP, []),
         ({1: [True, True, False, False, True], 2: [True] * 5}, STEP, []),
-        ({1: [True] * 5, 2: [True, False, True]}, STEP, ["segment 2 lost 1 datagrams"]),
+        ({1: [True] * 5, 2: [True, False, False, True]}, STEP, []),
+        ({1: [True] * 5, 2: [True, False, False, False, True]}, STEP, ["segment 2 lost 3 datagrams"]),
         ({1: [False] * 8, 2: [True] * 5}, Step(title="x", began=100.0, ended=108.0, kills=1),
          ["segment 1 was without an answer for 7.00 s"]),
         ({1: [], 2: [True] * 5}, Step(title="x", began=100.0, complaints=("it did not move",)),
