@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,14 @@ RATE = 200
 """Datagrams a second of each segment's stream."""
 
 
+def as_written(number: int) -> dict[str, str]:
+    """The files of that router."""
+    return {path.name: path.read_text() for path in (EXAMPLE / f"router{number}").iterdir()}
+
+
 def example(number: int) -> dict[str, str]:
     """The files of that router, but without the delay of an uplink that has just failed before."""
-    found = {path.name: path.read_text() for path in (EXAMPLE / f"router{number}").iterdir()}
+    found = as_written(number)
     at_once = found["mlbd.toml"].replace("[probe] ", '[probe]\nhold_max = "0s" ')
     assert at_once != found["mlbd.toml"]
     return found | {"mlbd.toml": at_once}
@@ -77,10 +82,10 @@ class Scene:
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
+def scene(files: Callable[[int], dict[str, str]] = example) -> Iterator[Scene]:
     """Both routers, all that runs on them, and each gateway where it belongs."""
     with Pair() as pair:
-        found = Scene(pair, {n: Programs(pair, n, example(n)) for n in BOTH})
+        found = Scene(pair, {n: Programs(pair, n, files(n)) for n in BOTH})
         found.start(*BOTH)
         found.wait_at_home()
         yield found

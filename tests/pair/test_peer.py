@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,6 +216,27 @@ def test_a_server_behind_the_line_of_the_other_router(routers: Routers) -> None:
             s.send(b"hello\n")
             assert s.recv(100)
     pair.run("router2", ["nft", "delete", "table", "ip", "forwards"])
+
+
+def test_settings_of_the_kernel(routers: Routers) -> None:
+    """What a peer needs is put back when somebody changes it, outlives a restart, and is as before after a release."""
+    pair, daemon = routers.pair, routers.daemons[1]
+    names = [f"netfilter/nf_conntrack_tcp_{name}" for name in ("loose", "be_liberal")] + ["ipv4/conf/seg1/accept_local"]
+
+    def values() -> list[str]:
+        return [pair.run("router1", ["cat", f"/proc/sys/net/{name}"]).strip() for name in names]
+
+    assert values() == ["0", "1", "1"]
+    pair.sysctls("router1", {names[0]: 1, names[2]: 0})
+    wait_until(lambda: values() == ["0", "1", "1"], timeout=3.0, what="that they are put back")
+    daemon.kill()
+    daemon.start()
+    assert values() == ["0", "1", "1"]
+    daemon.stop()
+    pair.run("router1", [sys.executable, "-m", "mlbd", "release", "-c", str(daemon.file)])
+    assert values() == ["1", "0", "0"]
+    daemon.start()
+    routers.wrong = routers.wrong_sources()  # released, the router forwarded the other one's probes as they were
 
 
 def test_tcp_that_nobody_knows_ends(routers: Routers) -> None:
